@@ -22,6 +22,9 @@ var (
 // unknown is the version of a build that neither build.sh nor the Go tool marked.
 const unknown = "devel"
 
+// shortHash is how many digits of a commit people are shown.
+const shortHash = 12
+
 // Info describes one build. Its JSON form is what `version --json` prints.
 type Info struct {
 	Version string    `json:"version"`
@@ -61,7 +64,6 @@ func merge(version, commit, seconds, module string, settings []debug.BuildSettin
 			dirty = s.Value == "true"
 		}
 	}
-	const shortHash = 12
 	switch {
 	case i.Version != "":
 	case module != "" && module != "(devel)":
@@ -98,7 +100,7 @@ func String(program string) string {
 	i := Get()
 	s := program + " " + i.Version + " ("
 	if i.Commit != "" {
-		s += i.Commit[:min(12, len(i.Commit))] + ", "
+		s += i.Commit[:min(shortHash, len(i.Commit))] + ", "
 	}
 	if !i.Time.IsZero() {
 		s += i.Time.Format(time.DateOnly) + ", "

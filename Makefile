@@ -1,0 +1,79 @@
+# CloudREST: the jobs. "make" alone explains them.
+
+# Pinned: a new release of a linter must not break an old commit.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+# No file in git may be larger: no binaries, no captures.
+MAX_FILE_KB = 600
+
+FUZZTIME    = 20s
+TESTTIMEOUT = 25m
+PKG         = ./...
+DEPS        = on
+
+.PHONY: help demo test e2e bench deps lint vuln fuzz build clean
+
+help:
+	@echo 'make demo          build everything and watch the whole story on this machine'
+	@echo '                   ONCE=1 stop at the end, fail if a step failed; LAN=1 announce on the real LAN'
+	@echo 'make test          all tests, end to end too; installs what they need first (DEPS=off: does not)'
+	@echo '                   PKG=./tether/... only some'
+	@echo 'make e2e           only the end-to-end tests of the built programs, with their log'
+	@echo 'make bench         measure against nginx and a plain Go proxy, print tables'
+	@echo 'make lint          gofmt, go vet, staticcheck, shellcheck, file sizes'
+	@echo 'make vuln          known vulnerabilities in dependencies (needs https://vuln.go.dev)'
+	@echo 'make fuzz          every fuzz target in turn, FUZZTIME=20s each'
+	@echo 'make build         programs for this machine, into bin/'
+	@echo './build.sh         static programs for all boards, into dist/ (--help tells more)'
+	@echo 'make deps          install the Debian packages that tests and benchmarks use'
+	@echo 'make clean         remove bin/, dist/ and .demo/'
+
+build:
+	@./build.sh --host
+
+demo: build
+	@bin/cloudrest demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter-out 0,$(LAN)),--lan)
+
+deps:
+	@tools/deps.sh
+
+# -count=1: the test cache cannot see what the tests build and run.
+test:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test)
+	@race=; if [ "$$(go env CGO_ENABLED)" = 1 ] && command -v "$$(go env CC)" >/dev/null; then race=-race; \
+	else echo 'test: without the race detector: it needs cgo and a C compiler (make deps)'; fi; \
+	echo go test $$race -count=1 -timeout $(TESTTIMEOUT) $(PKG); \
+	go test $$race -count=1 -timeout $(TESTTIMEOUT) $(PKG)
+
+e2e:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test)
+	go test -count=1 -timeout $(TESTTIMEOUT) -v ./tools/e2e
+
+# One program per folder of tools/bench, in the order of their names, one after the other.
+bench:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh bench)
+	@set -e; mkdir -p bin; for p in $$(go list -f '{{if eq .Name "main"}}{{.Dir}}{{end}}' './tools/bench/...' | sort); do \
+		[ "$$(dirname "$$p")" = "$(CURDIR)/tools/bench" ] || continue; \
+		echo "== bench $$(basename "$$p")"; go build -o "bin/bench-$$(basename "$$p")" "$$p"; "bin/bench-$$(basename "$$p")"; done
+
+lint:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh lint)
+	@echo 'lint: gofmt'; bad=$$(git ls-files -z '*.go' | xargs -0 gofmt -l -s); [ -z "$$bad" ] || { echo "lint: run gofmt -s -w on:" $$bad; exit 1; }
+	@echo 'lint: go vet'; go vet ./...
+	@echo 'lint: $(STATICCHECK)'; go run $(STATICCHECK) ./...
+	@echo 'lint: shellcheck'; if command -v shellcheck >/dev/null; then git ls-files -z | xargs -0 grep -lIZE -m1 '^#!/bin/(ba)?sh' | xargs -0r shellcheck; \
+	else echo 'lint: shellcheck is left out: it is not installed (make deps)'; fi
+	@echo 'lint: no file over $(MAX_FILE_KB) KB'; git ls-files -z | xargs -0r stat -c '%s %n' | \
+	awk '$$1 > $(MAX_FILE_KB) * 1024 { print "lint: too large for git:", $$0; bad = 1 } END { exit bad }'
+
+# Apart from lint: the answer changes from day to day, and it needs the network.
+vuln:
+	@echo 'vuln: $(GOVULNCHECK)'; go run $(GOVULNCHECK) ./... || { \
+	echo 'vuln: if it says that it cannot reach https://vuln.go.dev, run it where that is reachable'; exit 1; }
+
+fuzz:
+	@tools/fuzz.sh $(FUZZTIME) $(PKG)
+
+clean:
+	rm -rf bin dist .demo

@@ -1,0 +1,126 @@
+#!/bin/sh
+# Builds the static binaries of CloudREST.
+#
+#   ./build.sh                     everything, into dist/, with dist/SHA256SUMS
+#   ./build.sh --only mipsle       only names that match: a target, a program, or a pattern
+#   ./build.sh --only 'cloudrestd-*'
+#   ./build.sh --host              for this machine only, all programs, into bin/
+#   ./build.sh --list              print the names and stop
+#
+# The same commit and the same Go give the same bytes. VERSION=v1.2.3 names the version
+# instead of git; SOURCE_DATE_EPOCH the time.
+set -eu
+cd "$(dirname "$0")"
+
+# program, its package, the targets it is not for
+programs='cloudrestd ./firmware/cmd/cloudrestd none
+cloudrelay ./cloud/cmd/cloudrelay mips
+cloudrest ./tools/cmd/cloudrest none'
+
+# target, GOARCH, its variant. Routers have no floating-point unit.
+targets='linux-mips mips GOMIPS=softfloat
+linux-mipsle mipsle GOMIPS=softfloat
+linux-armv6 arm GOARM=6
+linux-armv7 arm GOARM=7
+linux-arm64 arm64 GOARM64=v8.0
+linux-amd64 amd64 GOAMD64=v1'
+
+# The gateway shares 16 MB of flash with OpenWrt, compressed to less than a third.
+limit_name=cloudrestd-linux-mipsle
+limit_bytes=10400000
+
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
+
+only=
+mode=dist
+while [ $# -gt 0 ]; do
+	case $1 in
+	--only)
+		[ $# -gt 1 ] || {
+			echo "build: --only needs a name, such as mipsle or cloudrestd" >&2
+			exit 2
+		}
+		only=$2
+		shift
+		;;
+	--only=*) only=${1#*=} ;;
+	--host) mode=host ;;
+	--list) mode=list ;;
+	-h | --help)
+		usage
+		exit 0
+		;;
+	*)
+		echo "build: unknown argument \"$1\"; see ./build.sh --help" >&2
+		exit 2
+		;;
+	esac
+	shift
+done
+
+# The version: what the caller says, else git, else a plain word (a source archive).
+commit=
+seconds=${SOURCE_DATE_EPOCH:-}
+if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+	VERSION=${VERSION:-$(git describe --tags --always --dirty --match 'v*')}
+	commit=$(git rev-parse HEAD)
+	seconds=${seconds:-$(git log -1 --format=%ct)}
+fi
+VERSION=${VERSION:-unversioned}
+info=github.com/cloudrest/cloudrest/tether/buildinfo
+ldflags="-s -w -buildid= -X $info.version=$VERSION -X $info.commit=$commit -X $info.seconds=$seconds"
+
+compile() { # output, package
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$1" "$2"
+}
+
+if [ $mode = host ]; then
+	mkdir -p bin
+	printf '%s\n' "$programs" "irrigation ./tools/cmd/irrigation none" | while read -r program package _; do
+		echo "build: bin/$program"
+		compile "bin/$program" "$package"
+	done
+	exit 0
+fi
+
+names=$(printf '%s\n' "$programs" | while read -r program package without; do
+	printf '%s\n' "$targets" | while read -r target arch variant; do
+		case $arch in "$without"*) continue ;; esac
+		case $program-$target in *$only*) echo "$program-$target $package $arch $variant" ;; esac
+	done
+done)
+if [ -z "$names" ]; then
+	echo "build: --only \"$only\" matches nothing; ./build.sh --list prints the names" >&2
+	exit 2
+fi
+if [ $mode = list ]; then
+	printf '%s\n' "$names" | cut -d ' ' -f 1
+	exit 0
+fi
+
+go version
+mkdir -p dist
+[ -n "$only" ] || rm -f dist/*
+total=$(printf '%s\n' "$names" | wc -l)
+n=0
+printf '%s\n' "$names" >dist/.names
+while read -r name package arch variant; do
+	n=$((n + 1))
+	printf 'build: %2d/%d %-26s ' $n "$total" "$name"
+	(
+		export GOOS=linux GOARCH="$arch" "${variant?}"
+		compile "dist/$name" "$package"
+	)
+	size=$(($(wc -c <"dist/$name")))
+	printf '%5d.%d MB\n' $((size / 1000000)) $((size / 100000 % 10))
+	if [ "$name" = $limit_name ] && [ $size -gt $limit_bytes ]; then
+		echo "build: $name is $size bytes, more than the $limit_bytes that fit beside OpenWrt" >&2
+		echo "build: find what grew:  go tool nm -size -sort size dist/$name (build it without -s -w)" >&2
+		exit 1
+	fi
+done <dist/.names
+rm dist/.names
+rm -f dist/SHA256SUMS
+sums=$(cd dist && sha256sum -- *)
+printf '%s\n' "$sums" >dist/SHA256SUMS
+echo "build: $VERSION is in dist/, checksums in dist/SHA256SUMS"
