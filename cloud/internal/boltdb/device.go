@@ -1,0 +1,282 @@
+package boltdb
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/cloudrest/cloudrest/tether"
+)
+
+// Device is what the store knows of one device.
+type Device struct {
+	ID       tether.DeviceID
+	KeyID    string    // name the device gave its key
+	Key      []byte    // the public key it proved first, as the caller wrote it
+	Enrolled time.Time // when that was
+	Name     string    // from its descriptor; empty until one came
+	Since    time.Time // last change between online and offline; while offline: when it was last heard of
+}
+
+// record is the stored form of a device; a field may be added, none renamed.
+type record struct {
+	KeyID    string    `json:"keyId"`
+	Key      []byte    `json:"key"`
+	Enrolled time.Time `json:"enrolled"`
+	Name     string    `json:"name,omitempty"`
+}
+
+// seen is the stored form of "online since" and "offline since": unix milliseconds
+// u64, then 1 while online.
+type seen struct {
+	at     time.Time
+	online bool
+}
+
+func (s seen) encode() []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 9), uint64(s.at.UnixMilli()))
+	if s.online {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func decodeSeen(b []byte) seen {
+	if len(b) != 9 {
+		return seen{}
+	}
+	return seen{at: time.UnixMilli(int64(binary.BigEndian.Uint64(b))), online: b[8] == 1}
+}
+
+// Enrol keeps the first key that an ID came with and returns the key that counts from
+// then on: the given one when created is true, else the one kept earlier, which may
+// differ. It returns once the key is on disk.
+func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, public []byte) (kept []byte, created bool, err error) {
+	k, err := keyOf(id)
+	if err != nil {
+		return nil, false, err
+	}
+	if d, ok, err := db.Device(id); err != nil || ok {
+		return d.Key, false, err
+	}
+	r := record{KeyID: keyID, Key: bytes.Clone(public), Enrolled: time.Now().UTC().Truncate(time.Millisecond)}
+	var other []byte
+	err = db.do(ctx, func(tx *bolt.Tx) error {
+		other = nil
+		if v := tx.Bucket(bucketDevice).Get(k[:]); v != nil { // another connection was first
+			var have record
+			if err := json.Unmarshal(v, &have); err != nil {
+				return fmt.Errorf("read device %s: %w", id.Short(), err)
+			}
+			other = have.Key
+			return nil
+		}
+		s := seen{at: r.Enrolled}
+		if err := tx.Bucket(bucketSeen).Put(k[:], s.encode()); err != nil {
+			return err
+		}
+		return putJSON(tx.Bucket(bucketDevice), k, r)
+	})
+	switch {
+	case err != nil:
+		return nil, false, fmt.Errorf("enrol device: %w", err)
+	case other != nil:
+		return other, false, nil
+	}
+	return r.Key, true, nil
+}
+
+// SetKey writes the key of a device whatever was kept before: the operator decides.
+// Nothing is written when it is the same already.
+func (db *DB) SetKey(ctx context.Context, id tether.DeviceID, keyID string, public []byte) error {
+	d, ok, err := db.Device(id)
+	if err != nil || ok && bytes.Equal(d.Key, public) {
+		return err
+	}
+	if !ok {
+		if _, created, err := db.Enrol(ctx, id, keyID, public); err != nil || created {
+			return err
+		}
+	}
+	return db.change(ctx, id, func(r *record) { r.KeyID, r.Key = keyID, bytes.Clone(public) })
+}
+
+// Describe keeps what the device says of itself; nothing is written when it says the
+// same as last time. The device must be enrolled.
+func (db *DB) Describe(id tether.DeviceID, name string, raw []byte) error {
+	k, err := keyOf(id)
+	if err != nil {
+		return err
+	}
+	same := false
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketDescriptor).Get(k[:])
+		same = v != nil && bytes.Equal(v, raw)
+		return nil
+	})
+	if err != nil || same {
+		return err
+	}
+	raw = bytes.Clone(raw)
+	return db.push(op{size: len(raw) + 128, apply: func(tx *bolt.Tx, _ *commit) error {
+		v := tx.Bucket(bucketDevice).Get(k[:])
+		if v == nil {
+			return nil
+		}
+		var r record
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("read device %s: %w", id.Short(), err)
+		}
+		r.Name = name
+		if err := tx.Bucket(bucketDescriptor).Put(k[:], raw); err != nil {
+			return err
+		}
+		return putJSON(tx.Bucket(bucketDevice), k, r)
+	}})
+}
+
+// change rewrites one record and waits until it is on disk; an unknown device is left alone.
+func (db *DB) change(ctx context.Context, id tether.DeviceID, edit func(*record)) error {
+	k, err := keyOf(id)
+	if err != nil {
+		return err
+	}
+	return db.do(ctx, func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketDevice).Get(k[:])
+		if v == nil {
+			return nil
+		}
+		var r record
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("read device %s: %w", id.Short(), err)
+		}
+		edit(&r)
+		return putJSON(tx.Bucket(bucketDevice), k, r)
+	})
+}
+
+func putJSON(b *bolt.Bucket, k key, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(k[:], text)
+}
+
+// Online notes that the device is there since at; Offline that it was last heard of
+// at. Both return at once: the note is written with the next transaction, and only the
+// last one of a device counts.
+func (db *DB) Online(id tether.DeviceID, at time.Time) { db.setSeen(id, seen{at, true}) }
+
+// Offline is described at Online.
+func (db *DB) Offline(id tether.DeviceID, at time.Time) { db.setSeen(id, seen{at, false}) }
+
+func (db *DB) setSeen(id tether.DeviceID, s seen) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if !db.closed {
+		db.seen[id] = s // at most one for each device, so bounded by their number
+		db.wake()
+	}
+}
+
+// Device returns one device; ok is false when it never enrolled.
+func (db *DB) Device(id tether.DeviceID) (d Device, ok bool, err error) {
+	k, err := keyOf(id)
+	if err != nil {
+		return d, false, err
+	}
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketDevice).Get(k[:])
+		if v == nil {
+			return nil
+		}
+		ok = true
+		d, err = db.device(tx, k, v)
+		return err
+	})
+	return d, ok && err == nil, err
+}
+
+// device joins the buckets; a state that still waits to be written wins.
+func (db *DB) device(tx *bolt.Tx, k key, v []byte) (Device, error) {
+	id := k.id()
+	var r record
+	if err := json.Unmarshal(v, &r); err != nil {
+		return Device{}, fmt.Errorf("read device %s: %w", id.Short(), err)
+	}
+	s := decodeSeen(tx.Bucket(bucketSeen).Get(k[:]))
+	db.mu.Lock()
+	if newer, ok := db.seen[id]; ok {
+		s = newer
+	}
+	db.mu.Unlock()
+	return Device{ID: id, KeyID: r.KeyID, Key: r.Key, Enrolled: r.Enrolled, Name: r.Name, Since: s.at.UTC()}, nil
+}
+
+// Devices returns up to limit devices whose ID follows after, in the order of their
+// IDs. Begin with after = ""; fewer than limit means that there are no more. No
+// transaction stays open between two calls.
+func (db *DB) Devices(after tether.DeviceID, limit int) (list []Device, err error) {
+	var start key
+	if after != "" {
+		if start, err = keyOf(after); err != nil {
+			return nil, err
+		}
+	}
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketDevice).Cursor()
+		for k, v := c.Seek(start[:]); k != nil && len(list) < limit; k, v = c.Next() {
+			if after != "" && bytes.Equal(k, start[:]) {
+				continue
+			}
+			d, err := db.device(tx, key(k), v)
+			if err != nil {
+				return err
+			}
+			list = append(list, d)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Descriptor returns the last JSON the device sent of itself, nil if none came.
+func (db *DB) Descriptor(id tether.DeviceID) (raw []byte, err error) {
+	k, err := keyOf(id)
+	if err != nil {
+		return nil, err
+	}
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		raw = bytes.Clone(tx.Bucket(bucketDescriptor).Get(k[:]))
+		return nil
+	})
+	return raw, err
+}
+
+// Forget removes everything that names the device, its notifications too.
+func (db *DB) Forget(ctx context.Context, id tether.DeviceID) error {
+	k, err := keyOf(id)
+	if err != nil {
+		return err
+	}
+	return db.do(ctx, func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketDevice, bucketDescriptor, bucketSeen, bucketRing} {
+			if err := tx.Bucket(name).Delete(k[:]); err != nil {
+				return err
+			}
+		}
+		c := tx.Bucket(bucketEvent).Cursor()
+		for at, _ := c.Seek(k[:]); bytes.HasPrefix(at, k[:]); at, _ = c.Seek(k[:]) {
+			if err := c.Delete(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
