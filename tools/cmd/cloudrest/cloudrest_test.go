@@ -1,0 +1,347 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tools/sample"
+)
+
+var gardenID = tether.NewDeviceID([]byte("garden"))
+
+// garden is a device on the LAN: the sample behind TLS, and what mDNS tells of it.
+func garden(t *testing.T, h http.Handler) (*httptest.Server, sighting) {
+	t.Helper()
+	srv := httptest.NewTLSServer(h)
+	t.Cleanup(srv.Close)
+	res, err := srv.Client().Get(srv.URL + "/device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	at, _ := place(srv.URL)
+	return srv, sighting{
+		way: "mdns", instance: "Garden", id: gardenID, name: "Garden irrigation", url: srv.URL,
+		addrs: []netip.Addr{at.Addr()}, port: at.Port(), fingerprint: fingerprintOf(*res.TLS), api: "v1",
+	}
+}
+
+// heard is a LAN on which discovery hears these, then nothing more until it is given up.
+func heard(list ...sighting) func(context.Context) <-chan sighting {
+	return func(ctx context.Context) <-chan sighting {
+		c := make(chan sighting, len(list))
+		for _, s := range list {
+			c <- s
+		}
+		context.AfterFunc(ctx, func() { close(c) })
+		return c
+	}
+}
+
+type result struct {
+	code     int
+	out, err string
+}
+
+func cloudrest(t *testing.T, env environment, args ...string) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	env.stderr = &errs
+	if env.discover == nil {
+		env.discover = heard()
+	}
+	if env.stdin == nil {
+		env.stdin = strings.NewReader("")
+	}
+	code := app(env).Main(t.Context(), args, nil, &out, &errs)
+	return result{code, out.String(), errs.String()}
+}
+
+func (r result) check(t *testing.T, code int, out, err string) {
+	t.Helper()
+	if r.code != code || !strings.Contains(r.out, out) || !strings.Contains(r.err, err) {
+		t.Errorf("exit %d, out %q, err %q; want exit %d, out with %q, err with %q", r.code, r.out, r.err, code, out, err)
+	}
+}
+
+func TestLAN(t *testing.T) {
+	srv, garden := garden(t, sample.New(sample.Config{}))
+	pinsFile := filepath.Join(t.TempDir(), "sub", "pins.json")
+	on := environment{discover: heard(garden)}
+	off := environment{discover: heard()}
+	quick := []string{"--pins", pinsFile, "--wait", "200ms"}
+	run := func(env environment, args ...string) result {
+		return cloudrest(t, env, append(args, quick...)...)
+	}
+
+	run(off, "get", "Garden irrigation", "/device").check(t, exitConnect, "", "no device answered")
+	run(on, "get", "Shed", "/device").check(t, exitConnect, "", "no device \"Shed\" answered in 200ms; these did:\n")
+	run(on, "get", "garden irrigation", "/zones/2").check(t, 0, `"name":"Roses"`, "first contact with Garden irrigation")
+	// Now it is remembered: found without discovery, by every way of naming it.
+	for _, word := range []string{"Garden irrigation", string(gardenID), gardenID.Label(), gardenID.Short(), srv.URL + "/"} {
+		run(off, "get", word, "/zones/2").check(t, 0, `"name":"Roses"`, "")
+	}
+	run(off, "get", srv.URL+"/zones/2").check(t, 0, `"name":"Roses"`, "")
+
+	run(on, "put", gardenID.Short(), "zones/2", "--data", `{"minutes":44}`).check(t, 0, `"minutes":44`, "")
+	run(on, "put", gardenID.Short(), "/zones/2", "-d", `{"minutes":0}`).check(t, exitStatus, "want 1 to 240", "PUT /zones/2: 400 Bad Request")
+	run(on, "delete", gardenID.Short(), "/zones/2").check(t, exitStatus, "", "405")
+	run(on, "get", gardenID.Short()).check(t, exitConnect, "", "which path")
+	run(on, "get", gardenID.Short(), "https://elsewhere.example/").check(t, exitConnect, "", "is no path")
+	run(on, "get", "-i", gardenID.Short(), "/device").check(t, 0, "Etag: \"device-1\"", "")
+	run(on, "get", "--json", gardenID.Short(), "/nothing").check(t, exitStatus, `"status":404`, "")
+
+	// Bodies: text, a file, standard input; the sample echoes what it saw.
+	file := filepath.Join(t.TempDir(), "p.json")
+	if err := os.WriteFile(file, []byte(`{"a":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ data, body, kind string }{
+		{"hello", "hello", "text/plain; charset=utf-8"}, {"[1]", "[1]", "application/json"},
+		{"@" + file, `{"a":1}`, "application/json"}, {"-", "from stdin", "application/octet-stream"},
+	} {
+		r := run(environment{stdin: strings.NewReader("from stdin")}, "patch", gardenID.Short(), "/echo?x=1&y", "--data", c.data, "-H", "X-A: b", "-H", "x-a: c")
+		var echo sample.Echo
+		if err := json.Unmarshal([]byte(r.out), &echo); err != nil {
+			t.Fatalf("%v: %+v", err, r)
+		}
+		if echo.Body != c.body || echo.Header.Get("Content-Type") != c.kind || echo.Method != "PATCH" || echo.Path != "/echo?x=1&y" ||
+			!slices.Equal(echo.Header["X-A"], []string{"b", "c"}) {
+			t.Errorf("--data %s arrived as %+v", c.data, echo)
+		}
+	}
+	run(off, "post", gardenID.Short(), "/echo", "--data", "@nowhere").check(t, exitConnect, "", "read body: open nowhere")
+
+	// Another certificate under the same ID: refused, until it is forgotten.
+	stranger := garden
+	stranger.fingerprint = strings.Repeat("ab", 32)
+	if err := os.WriteFile(pinsFile, bytes.ReplaceAll(read(t, pinsFile), []byte(garden.fingerprint), []byte(strings.Repeat("cd", 32))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []sighting{garden, stranger} {
+		run(environment{discover: heard(s)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "shows another certificate than before")
+	}
+	run(off, "get", srv.URL+"/zones").check(t, exitConnect, "", "cloudrest forget")
+	cloudrest(t, on, "forget", gardenID.Short(), "--pins", pinsFile).check(t, 0, "forgot Garden irrigation", "")
+	cloudrest(t, on, "forget", gardenID.Short(), "--pins", pinsFile).check(t, exitConnect, "", "is remembered")
+	// It announces one certificate and shows another.
+	run(environment{discover: heard(stranger)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "shows another certificate")
+	run(on, "get", gardenID.Short(), "/zones").check(t, 0, "Roses", "first contact")
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestURL(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	run := func(args ...string) result {
+		return cloudrest(t, environment{}, append(args, "--pins", filepath.Join(t.TempDir(), "p"))...)
+	}
+	run("get", garden.url+"/zones").check(t, exitConnect, "", "not from a public authority")
+	run("get", garden.url+"/zones", "--fingerprint", garden.fingerprint).check(t, 0, "Roses", "")
+	run("get", garden.url+"/zones", "--fingerprint", "12").check(t, exitConnect, "", "want 64 hex digits")
+	run("get", garden.url, "/zones/2?x=1", "--fingerprint", strings.ToUpper(garden.fingerprint)).check(t, 0, "Roses", "")
+	run("get", "https://127.0.0.1:1/zones").check(t, exitConnect, "", "reach 127.0.0.1:1")
+	run("get", "ftp://127.0.0.1/").check(t, exitConnect, "", "URL")
+	run("get", "Garden", "/x", "--via", "relay").check(t, exitConnect, "", "give --relay URL")
+	run("gte", "Garden").check(t, 2, "", `did you mean "get"?`)
+}
+
+func TestOutput(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	file := filepath.Join(t.TempDir(), "fw")
+	cloudrest(t, environment{}, "get", garden.url+"/firmware?size=100000", "--fingerprint", garden.fingerprint, "-o", file).check(t, 0, "", "")
+	want, _ := io.ReadAll(sample.Firmware(100000))
+	if !bytes.Equal(read(t, file), want) {
+		t.Errorf("-o wrote something else")
+	}
+	if got := printable("a\x1b[31m\x07\u202eb\xff"); got != "a?[31m??b?" {
+		t.Errorf("printable = %q", got)
+	}
+	s := &screen{Writer: io.Discard, width: 12}
+	if got, want := s.columns([][]string{{"NAME", "ID"}, {"Gärten", "0123456789"}}), []string{"NAME    ID", "Gärten  012…"}; !slices.Equal(got, want) {
+		t.Errorf("columns = %q, want %q", got, want)
+	}
+}
+
+// relay is the client side of a relay: enough to see what is asked of it.
+func relay(t *testing.T) (srv *httptest.Server, caFile string) {
+	t.Helper()
+	device := sample.New(sample.Config{})
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/devices/list", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"devices":[{"id":%q,"name":"Garden irrigation","online":true},{"id":%q,"name":"twin","online":true},{"id":%q,"name":"twin","online":false}]}`,
+			gardenID, tether.NewDeviceID([]byte("1")), tether.NewDeviceID([]byte("2")))
+	})
+	m.Handle("/d/"+string(gardenID)+"/", http.StripPrefix("/d/"+string(gardenID), device))
+	var n atomic.Int64
+	m.HandleFunc("GET /v1/devices/{id}/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		// Each connection brings two events and breaks, as a mobile network does.
+		begin := 0
+		if e, err := tether.ParseEventID(r.Header.Get("Last-Event-ID")); err == nil {
+			begin = int(e.Seq)
+		} else if n.Load() > 0 {
+			t.Errorf("Last-Event-ID = %q after a break", r.Header.Get("Last-Event-ID"))
+		}
+		n.Add(1)
+		fmt.Fprint(w, "retry: 1\n\n")
+		for i := begin + 1; i <= begin+2; i++ {
+			fmt.Fprintf(w, "id: %s\ndata: {\"n\":%d}\n\n", tether.EventID{Epoch: 7, Seq: uint64(i)}, i)
+		}
+	})
+	srv = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-CloudREST-Token") != "crt_good" {
+			http.Error(w, `{"error":401,"message":"Unauthorized"}`, http.StatusUnauthorized)
+			return
+		}
+		m.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	caFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return srv, caFile
+}
+
+func TestRelay(t *testing.T) {
+	srv, ca := relay(t)
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte("crt_good\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) result {
+		return cloudrest(t, environment{}, append(args, "--relay", "wss"+strings.TrimPrefix(srv.URL, "https"))...)
+	}
+	run("get", "Garden irrigation", "/zones/2").check(t, exitConnect, "", "wants an operator token")
+	run("get", "Garden irrigation", "/zones/2", "--token", "crt_good").check(t, exitConnect, "", "--relay-ca FILE")
+	run("get", "Garden irrigation", "/zones/2", "--token", "crt_bad", "--relay-ca", ca).check(t, exitConnect, "", "401 Unauthorized: the token is not one of this relay's")
+	for _, word := range []string{"garden irrigation", gardenID.Short(), string(gardenID), gardenID.Label()} {
+		run("get", word, "/zones/2", "--token-file", tokenFile, "--relay-ca", ca).check(t, 0, "Roses", "")
+	}
+	run("get", "twin", "/", "--token-file", tokenFile, "--relay-ca", ca).check(t, exitConnect, "", `"twin" means 2 devices`)
+	run("get", "nobody", "/", "--token-file", tokenFile, "--relay-ca", ca).check(t, exitConnect, "", `knows no device "nobody" (it knows 3)`)
+
+	r := run("events", gardenID.Short(), "--token-file", tokenFile, "--relay-ca", ca, "--json", "--count", "3")
+	r.check(t, 0, "", "the stream broke")
+	want := ""
+	for i := 1; i <= 3; i++ {
+		want += fmt.Sprintf(`{"id":"0000000000000007-%d","data":{"n":%d}}`+"\n", i, i)
+	}
+	if r.out != want {
+		t.Errorf("events = %q, want %q", r.out, want)
+	}
+	run("events", gardenID.Short(), "/zones", "--token-file", tokenFile, "--relay-ca", ca).check(t, exitStatus, "", "which is no event stream")
+	run("events", string(gardenID), "--token", "crt_bad", "--relay-ca", ca).check(t, exitStatus, "", "401")
+	run("events", gardenID.Short(), "/events", "--token-file", tokenFile, "--relay-ca", ca, "--count", "6").check(t, 0, "Orchard", "")
+}
+
+func TestEventsGiveUp(t *testing.T) {
+	cloudrest(t, environment{}, "events", "https://127.0.0.1:1/", "--retries", "1").check(t, exitConnect, "", "gave up after 1 attempts")
+}
+
+func TestDiscover(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	udp := sighting{way: "udp", name: "Garden irrigation", mac: "02:00:00:00:00:01", url: garden.url}
+	shed := sighting{way: "udp", name: "Shed\x1b[2J", mac: "02:00:00:00:00:02", url: "https://10.0.0.9/"}
+	gone := garden
+	gone.gone = true
+
+	r := cloudrest(t, environment{discover: heard(udp, garden, shed)}, "discover", "--for", "100ms")
+	r.check(t, 0, "found    Shed?[2J    https://10.0.0.9/    udp  02:00:00:00:00:02", "")
+	r.check(t, 0, gardenID.Short()+"  "+garden.url+"    mdns+udp  02:00:00:00:00:01", "")
+
+	r = cloudrest(t, environment{discover: heard(garden, udp, gone)}, "discover", "--json", "--for", "100ms")
+	var events []string
+	for line := range strings.Lines(r.out) {
+		var v struct {
+			Event  string
+			Device device
+		}
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		events = append(events, fmt.Sprint(v.Event, v.Device.ID.Short(), v.Device.Ways))
+	}
+	// After the goodbye, what UDP said remains.
+	if want := []string{"found" + gardenID.Short() + "[mdns]", "changed" + gardenID.Short() + "[mdns udp]", "found[udp]", "gone" + gardenID.Short() + "[mdns udp]"}; !slices.Equal(events, want) {
+		t.Errorf("events = %q, want %q", events, want)
+	}
+	cloudrest(t, environment{}, "discover", "--for", "10ms").check(t, 1, "", "no device answered")
+}
+
+func TestTableIsBounded(t *testing.T) {
+	var table table
+	for i := range maxDevices + 10 {
+		table.add(sighting{way: "mdns", instance: fmt.Sprint(i), id: tether.NewDeviceID([]byte(fmt.Sprint(i)))})
+	}
+	if got := len(table.devices()); got != maxDevices {
+		t.Errorf("%d devices, want at most %d", got, maxDevices)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "notify")
+	cloudrest(t, environment{}, "notify", "hello").check(t, exitConnect, "", "--fifo PATH or --notify-socket PATH")
+	cloudrest(t, environment{}, "notify", "--fifo", path, "hello").check(t, exitConnect, "", "is it running with --fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skipf("no named pipes here: %v", err)
+	}
+	cloudrest(t, environment{}, "notify", "--fifo", path, "hello").check(t, exitConnect, "", "does not read it")
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cloudrest(t, environment{}, "notify", "--fifo", path, "tank", "is empty").check(t, 0, "", "")
+	cloudrest(t, environment{stdin: strings.NewReader("a\n\nb\r\nc")}, "notify", "--fifo", path).check(t, 0, "", "")
+	cloudrest(t, environment{}, "notify", "--fifo", path, strings.Repeat("x", maxLine)).check(t, exitConnect, "", "at most 4095")
+	f.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	got, err := io.ReadAll(f)
+	if want := "tank is empty\na\nb\nc\n"; string(got) != want || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the pipe holds %q, %v, want %q", got, err, want)
+	}
+	plain := filepath.Join(dir, "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cloudrest(t, environment{}, "notify", "--fifo", plain, "hello").check(t, exitConnect, "", "no named pipe")
+	cloudrest(t, environment{}, "notify", "--notify-socket", filepath.Join(dir, "none"), "hello").check(t, exitConnect, "", "is the gateway running")
+}
+
+func TestPinsFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pins.json")
+	for name, text := range map[string]string{"not JSON": "{", "no fingerprint": `[{"id":"` + string(gardenID) + `"}]`, "no id": `[{"fingerprint":"` + strings.Repeat("a", 64) + `"}]`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openPins(path); err == nil || !strings.Contains(err.Error(), "repair it") {
+			t.Errorf("%s: %v, want advice", name, err)
+		}
+	}
+}

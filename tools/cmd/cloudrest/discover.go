@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether/settings"
+)
+
+func discoverCommand(env environment) *settings.Command {
+	var asJSON bool
+	var during time.Duration
+	return &settings.Command{
+		Name: "discover", Summary: "find devices on the LAN, by mDNS and by UDP broadcast together",
+		Long: "A terminal shows a table that follows what happens; elsewhere each device is a line when it is found, changes or " +
+			"goes. Exit code 1 when no device was found.",
+		Samples: []settings.Sample{
+			{Says: "look for five seconds", Line: "cloudrest discover"},
+			{Says: "keep watching", Line: "cloudrest discover --for 0"},
+			{Says: "for a program", Line: "cloudrest discover --json --for 2s"},
+		},
+		Declare: func(s *settings.Set) {
+			asJSON, during = false, 5*time.Second
+			s.Duration(&during, "for", 0, 24*time.Hour, "how long to look; 0: until Ctrl-C")
+			s.Switch(&asJSON, "json", "one JSON object per line: {\"event\":\"found|changed|gone\",\"device\":{...}}")
+		},
+		Run: func(ctx context.Context, _ *settings.Parsed, out io.Writer) error {
+			if during > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, during)
+				defer cancel()
+			}
+			heard := env.discover(ctx)
+			s := screenOf(out)
+			var n int
+			switch {
+			case asJSON:
+				n = watch(heard, func(event string, d device) {
+					json.NewEncoder(out).Encode(struct {
+						Event  string `json:"event"`
+						Device device `json:"device"`
+					}{event, d})
+				})
+			case s.width == 0:
+				n = watch(heard, func(event string, d device) {
+					fmt.Fprintf(out, "%-7s  %s\n", event, strings.TrimRight(strings.Join(row(d), "  "), " "))
+				})
+			default:
+				n = watchLive(heard, s, during)
+			}
+			if n == 0 {
+				return fmt.Errorf("no device answered: is one on, and in the same network as this machine? Guest networks and some access points keep devices apart")
+			}
+			return nil
+		},
+	}
+}
+
+// watch reports each change of the table and returns how many devices there were.
+func watch(heard <-chan sighting, tell func(event string, d device)) int {
+	var t table
+	before := map[string]device{}
+	all := map[string]bool{}
+	for s := range heard {
+		t.add(s)
+		now := map[string]device{}
+		for _, d := range t.devices() {
+			// What only UDP found has no ID, and becomes another device when mDNS finds it.
+			key := string(d.ID)
+			if key == "" {
+				key = d.MAC + " " + d.URL
+			}
+			now[key], all[key] = d, true
+			if old, known := before[key]; !known {
+				tell("found", d)
+			} else if !reflect.DeepEqual(old, d) {
+				tell("changed", d)
+			}
+		}
+		for key, d := range before {
+			if _, still := now[key]; !still {
+				tell("gone", d)
+				delete(all, key)
+			}
+		}
+		before = now
+	}
+	return len(all)
+}
+
+func row(d device) []string {
+	return []string{printable(d.Name), d.ID.Short(), printable(d.URL), printable(d.Version), strings.Join(d.Ways, "+"), printable(d.MAC)}
+}
+
+func watchLive(heard <-chan sighting, s *screen, during time.Duration) int {
+	var t table
+	l := live{s: s}
+	begin := time.Now()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	draw := func(state string) int {
+		list := t.devices()
+		rows := [][]string{{"NAME", "ID", "URL", "VERSION", "FOUND BY", "MAC"}}
+		for _, d := range list {
+			rows = append(rows, row(d))
+		}
+		l.draw(append(s.columns(rows), s.paint(dim, fmt.Sprintf("%d found, %s", len(list), state))))
+		return len(list)
+	}
+	for {
+		state := "looking, Ctrl-C ends it"
+		if during > 0 {
+			state = fmt.Sprintf("looking for %d s more", int(max(0, during-time.Since(begin)).Round(time.Second)/time.Second))
+		}
+		draw(state)
+		select {
+		case s, ok := <-heard:
+			if !ok {
+				return draw("done")
+			}
+			t.add(s)
+		case <-tick.C:
+		}
+	}
+}
