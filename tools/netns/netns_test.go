@@ -1,0 +1,142 @@
+//go:build linux
+
+package netns
+
+import (
+	"context"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func pair(t *testing.T) (l *Lab, a, b *Space) {
+	t.Helper()
+	l = Test(t)
+	var err error
+	if a, err = l.Space("a"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = l.Space("b"); err != nil {
+		t.Fatal(err)
+	}
+	err = l.Join(Port{Space: a, Dev: "a0", Addrs: []string{"10.91.0.1/24", "fd00:91::1/64"}, MAC: "02:00:00:00:00:01"},
+		Port{Space: b, Dev: "b0", Addrs: []string{"10.91.0.2/24", "fd00:91::2/64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, a, b
+}
+
+func TestJoin(t *testing.T) {
+	_, a, b := pair(t)
+	out, err := a.Run("ip", "-br", "link", "show", "a0")
+	if err != nil || !strings.Contains(out, "02:00:00:00:00:01") {
+		t.Errorf("link a0 = %q, %v", out, err)
+	}
+	if out, err := b.Run("ip", "-br", "addr", "show", "b0"); err != nil || !strings.Contains(out, "10.91.0.2/24") || !strings.Contains(out, "fd00:91::2/64") {
+		t.Errorf("addresses of b0 = %q, %v", out, err)
+	}
+	if err := b.Down("b0"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := a.Run("ip", "-br", "link", "show", "a0"); err != nil || !strings.Contains(out, "DOWN") {
+		t.Errorf("a0 after the other end went down = %q, %v, want DOWN", out, err)
+	}
+}
+
+func TestShape(t *testing.T) {
+	_, a, _ := pair(t)
+	err := a.Shape("a0", Shape{Delay: 18 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.5, Rate: 20_000_000, Queue: 500_000})
+	if err != nil {
+		t.Skipf("skipped: tc netem or tbf does not work: %v", err)
+	}
+	out, err := a.Run("tc", "qdisc", "show", "dev", "a0")
+	for _, want := range []string{"netem", "delay 18ms", "1ms", "loss 0.5%", "tbf", "rate 20Mbit"} {
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("qdisc = %q, %v, want %q in it", out, err, want)
+		}
+	}
+	if err := a.Shape("a0", Shape{}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := a.Run("tc", "qdisc", "show", "dev", "a0"); err != nil || strings.Contains(out, "netem") {
+		t.Errorf("qdisc after removal = %q, %v", out, err)
+	}
+}
+
+func TestRunSaysWhatFailed(t *testing.T) {
+	_, a, _ := pair(t)
+	_, err := a.Run("sh", "-c", "echo broken >&2; exit 3")
+	if err == nil || !strings.Contains(err.Error(), "broken") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("err = %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := a.RunContext(ctx, "sleep", "60"); err == nil {
+		t.Error("a command outlived its deadline")
+	}
+}
+
+func TestCloseKillsEverythingInside(t *testing.T) {
+	l, a, _ := pair(t)
+	d, err := a.Daemon("sh", "-c", "setsid sleep 300 & echo $!; wait")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for !strings.HasSuffix(d.Log(), "\n") {
+		if time.Now().After(deadline) {
+			t.Fatal("the daemon did not start")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	holder := a.PID()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-d.Done():
+	default:
+		t.Error("the daemon runs on after Close")
+	}
+	// The grandchild has left our process tree; only the namespace gave it away.
+	pid := strings.TrimSpace(d.Log())
+	if b, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(b), ") Z ") {
+		t.Errorf("grandchild %s runs on after Close: %s", pid, b)
+	}
+	if err := syscall.Kill(holder, 0); err != syscall.ESRCH {
+		t.Errorf("holder after Close: %v, want %v", err, syscall.ESRCH)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("second Close = %v", err)
+	}
+}
+
+func TestDaemonStop(t *testing.T) {
+	_, a, _ := pair(t)
+	d, err := a.Daemon("sleep", "300")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Stop(20 * time.Second); err == nil || !strings.Contains(err.Error(), "terminated") {
+		t.Errorf("Stop = %v, want the signal as the result", err)
+	}
+}
+
+func TestAvahi(t *testing.T) {
+	if err := AvahiAvailable(); err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	_, a, b := pair(t)
+	for _, s := range []*Space{a, b} {
+		if _, err := s.Avahi("host-" + s.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := a.Run("avahi-resolve", "-4", "-n", "host-b.local")
+	if err != nil || !strings.Contains(out, "10.91.0.2") {
+		t.Errorf("avahi-resolve = %q, %v", out, err)
+	}
+}
