@@ -91,12 +91,13 @@ type GoAway struct {
 	Text       string // for people
 }
 
-// AppendChallenge appends c; Relay is at most 255 bytes.
+// AppendChallenge appends c. Relay is a host name, so at most 253 bytes (RFC 1035 §2.3.4);
+// what is longer is cut at 255, and no device will agree with it.
 func AppendChallenge(dst []byte, c *Challenge) []byte {
 	start := len(dst)
 	b := append(begin(dst, TypeChallenge, 0), c.Nonce[:]...)
 	b = binary.BigEndian.AppendUint64(b, c.Time)
-	b = appendStr8(b, cut(c.Relay))
+	b = appendStr8(b, c.Relay[:min(len(c.Relay), 0xff)])
 	return finish(append(b, c.Binding), start)
 }
 
@@ -141,21 +142,24 @@ func ParseHello(body []byte) (Hello, error) {
 	c := cursor{b: body}
 	h := Hello{Version: c.u8(), Device: c.str8(), Auth: c.u8(), KeyID: c.str8(), Signature: []byte(c.str16()), Window: c.u32(),
 		Streams: c.u16(), Epoch: c.u64(), NextEpoch: c.u64(), NextSeq: c.u64(), Info: []byte(c.str16())}
+	badTLV := false
 	c.tlvs(func(t uint8, v []byte) {
-		switch {
-		case t == TLVPublicKey && len(v) <= maxControl:
-			h.PublicKey = append([]byte(nil), v...)
-		case t == TLVDropped && len(v) == 8:
+		switch t {
+		case TLVPublicKey:
+			h.PublicKey, badTLV = append([]byte(nil), v...), badTLV || len(v) == 0 || len(v) > maxControl
+		case TLVDropped:
+			if len(v) != 8 {
+				badTLV = true
+				return
+			}
 			h.Dropped = binary.BigEndian.Uint64(v)
-		case t == TLVPublicKey || t == TLVDropped:
-			c.bad = true
 		}
 	})
 	if err := c.err(); err != nil {
 		return Hello{}, err
 	}
-	if len(h.Signature) > maxControl || len(h.Info) > MaxDescribe {
-		return Hello{}, fmt.Errorf("%w: HELLO with a part over its limit", ErrMalformed)
+	if badTLV || len(h.Signature) > maxControl || len(h.Info) > MaxDescribe {
+		return Hello{}, fmt.Errorf("%w: HELLO with a part that is not of its size", ErrMalformed)
 	}
 	return h, nil
 }
@@ -226,15 +230,20 @@ func ParseNotifyAck(body []byte) (NotifyAck, error) {
 	return a, c.end()
 }
 
-// AppendGoAway appends g; Alternate and Text are cut at 255 bytes.
+// AppendGoAway appends g; Text is cut at maxText bytes, and an Alternate that is longer is
+// left out: half a host name is another host.
 func AppendGoAway(dst []byte, g *GoAway) []byte {
 	start := len(dst)
 	b := binary.BigEndian.AppendUint16(begin(dst, TypeGoAway, 0), uint16(g.Code))
 	b = binary.BigEndian.AppendUint32(b, g.LastStream)
 	b = binary.BigEndian.AppendUint32(b, g.RetryAfter)
 	b = binary.BigEndian.AppendUint32(b, g.Spread)
-	b = appendStr8(b, cut(g.Alternate))
-	return finish(appendStr8(b, cut(g.Text)), start)
+	alternate := g.Alternate
+	if len(alternate) > maxText {
+		alternate = ""
+	}
+	b = appendStr8(b, alternate)
+	return finish(appendStr8(b, g.Text[:min(len(g.Text), maxText)]), start)
 }
 
 // ParseGoAway reads the body of a GOAWAY.
@@ -244,8 +253,8 @@ func ParseGoAway(body []byte) (GoAway, error) {
 	return g, c.end()
 }
 
-// cut keeps a text within a str8; control frames for people must not fail.
-func cut(s string) string { return s[:min(len(s), 200)] }
+// maxText bounds the two texts of a GOAWAY, which together must stay under maxControl.
+const maxText = 200
 
 func appendStr8(dst []byte, s string) []byte { return append(append(dst, byte(len(s))), s...) }
 
