@@ -4,12 +4,51 @@ package netns
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
+
+func TestMain(m *testing.M) {
+	Roles(map[string]Role{"echo": func(ctx context.Context, arg string, in <-chan string, out io.Writer) error {
+		links, err := net.Interfaces()
+		fmt.Fprintln(out, arg, len(links), err)
+		for line := range in {
+			fmt.Fprintln(out, line)
+		}
+		return errors.New("no more input")
+	}})
+	os.Exit(m.Run())
+}
+
+func TestActor(t *testing.T) {
+	_, a, _ := pair(t)
+	act, err := a.Actor("echo", "links:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := act.Next(20 * time.Second); err != nil || line != "links: 2 <nil>" {
+		t.Errorf("first line = %q, %v, want the two links of the namespace", line, err)
+	}
+	if err := act.Say("one\ntwo"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := act.Expect("two", 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := act.Stop(20 * time.Second); err == nil || err.Error() != "exit status 1" || !strings.Contains(act.Log(), "no more input") {
+		t.Errorf("Stop = %v, log %q, want the role's error", err, act.Log())
+	}
+	if _, err := act.Next(20 * time.Second); !errors.Is(err, io.EOF) {
+		t.Errorf("line after the end: %v, want %v", err, io.EOF)
+	}
+}
 
 func pair(t *testing.T) (l *Lab, a, b *Space) {
 	t.Helper()
