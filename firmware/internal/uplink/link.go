@@ -121,25 +121,16 @@ func (l *link) drain(ctx context.Context) {
 		l.stop(l.up.cfg.StopWait)
 		return
 	}
-	l.session.Close("drained")
+	l.session.Close(closeGoing, "drained")
 	<-l.session.Done()
 }
 
 // stop ends the session because the device stops: no new requests, then those in flight
 // get their time.
 func (l *link) stop(wait time.Duration) {
-	l.session.GoAway(frame.GoAway{Code: frame.GoAwayDrain, Text: "the device stops"})
-	deadline := time.Now().Add(wait)
-	tick := time.NewTicker(stopPoll)
-	defer tick.Stop()
-	for l.session.Streams() > 0 && time.Now().Before(deadline) {
-		select {
-		case <-l.session.Done():
-			return
-		case <-tick.C:
-		}
-	}
-	l.session.Close("the device stops")
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	l.session.Drain(ctx, frame.GoAway{Code: frame.GoAwayDrain, Text: "the device stops"})
 	<-l.session.Done()
 }
 

@@ -41,7 +41,7 @@ const (
 	resolveTimeout = 10 * time.Second
 	maxAddresses   = 32               // addresses used of one name
 	drainTimeout   = 60 * time.Second // an old session that its relay does not end, we end
-	stopPoll       = 50 * time.Millisecond
+	closeGoing     = 1001             // WebSocket close code "going away" (RFC 6455 §7.4.1)
 )
 
 // Session is one open tether, as *mux.Session gives it.
@@ -50,10 +50,10 @@ type Session interface {
 	Err() error
 	Notify(n frame.Notify) error
 	Describe(json []byte) error
-	GoAway(g frame.GoAway)
-	// Close ends the session at once.
-	Close(reason string)
-	Streams() int // requests being answered
+	// Drain sends g, waits until no request is being answered or ctx is done, and closes.
+	Drain(ctx context.Context, g frame.GoAway)
+	// Close ends the session at once with a WebSocket close code; Done tells when it has.
+	Close(code int, reason string)
 }
 
 // Hooks are called by the session's reader; they do not block.
@@ -245,7 +245,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		}
 		if moved && g.Code != frame.GoAwayDrain && g.Code != frame.GoAwayOverload {
 			// The relay ends it for a reason of ours: nothing to drain.
-			l.session.Close("told to go away")
+			l.session.Close(closeGoing, "told to go away")
 		}
 		if moved {
 			old.Go(func() { l.drain(ctx) })

@@ -36,7 +36,6 @@ type fakeSession struct {
 
 func (s *fakeSession) Done() <-chan struct{} { return s.done }
 func (s *fakeSession) Err() error            { s.mu.Lock(); defer s.mu.Unlock(); return s.err }
-func (s *fakeSession) Streams() int          { s.mu.Lock(); defer s.mu.Unlock(); return s.streams }
 func (s *fakeSession) Notify(n frame.Notify) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -55,12 +54,17 @@ func (s *fakeSession) Describe(b []byte) error {
 	s.described = append(s.described, string(b))
 	return nil
 }
-func (s *fakeSession) GoAway(g frame.GoAway) {
+func (s *fakeSession) Drain(ctx context.Context, g frame.GoAway) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.goAways = append(s.goAways, g)
+	s.mu.Unlock()
+	for s.busy() && ctx.Err() == nil {
+		time.Sleep(time.Second / 10)
+	}
+	s.Close(closeGoing, g.Text)
 }
-func (s *fakeSession) Close(reason string) { s.lose(errors.New(reason)) }
+func (s *fakeSession) Close(_ int, reason string) { s.lose(errors.New(reason)) }
+func (s *fakeSession) busy() bool                 { s.mu.Lock(); defer s.mu.Unlock(); return s.streams > 0 }
 func (s *fakeSession) lose(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
