@@ -102,7 +102,8 @@ func (w *world) front(edit func(*Config)) *Front {
 
 // ask sends one raw request target, as httptest.NewRequest would parse it.
 func ask(h http.Handler, method, target string, edit func(*http.Request)) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, "/", nil)
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Method = method
 	r.Host = "relay.example"
 	r.RequestURI = target
 	r.Header.Set("Authorization", "Bearer "+token)
