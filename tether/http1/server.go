@@ -1,0 +1,300 @@
+// Package http1 is the HTTP server of gateway and relay: HTTP/1.1 by RFC 9112, strict
+// and lean, and HTTP/2 handed to net/http. Handlers are ordinary http.Handlers.
+//
+// It exists for two reasons. A gateway must refuse a request that two parsers could read
+// differently (RFC 9112 §11.2), where net/http repairs some of them before a handler can
+// see it. And on a 400 MHz router the server is most of the gateway's work: here an
+// answer of a few kilobytes is one read, one write, no timer, no second goroutine.
+//
+// Limits are kept by one sweep over all connections twice a second, so that no request
+// pays for setting deadlines. The sweep also notices clients that went away.
+package http1
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Defaults of Server.
+const (
+	DefaultMaxHead     = 32 << 10
+	DefaultHeadTimeout = 10 * time.Second
+	DefaultIdleTimeout = 75 * time.Second
+	DefaultIOTimeout   = 30 * time.Second
+
+	maxTarget = 16 << 10 // bytes of a request target; longer: 414
+	maxFields = 100      // header fields of a request; more: 431
+
+	tick = 500 * time.Millisecond // between two sweeps
+)
+
+// Server serves connections. Set the fields before Serve; the zero value of each means
+// its default. All methods are safe for concurrent use.
+type Server struct {
+	Handler http.Handler
+	// TLS makes the listener speak TLS, and HTTP/2 where "h2" is in NextProtos. nil: plain HTTP/1.1.
+	TLS *tls.Config
+	// HTTP2 bounds HTTP/2 connections.
+	HTTP2 http.HTTP2Config
+
+	MaxHead     int           // bytes of a request's head; default 32 KiB; more: 431
+	HeadTimeout time.Duration // TLS handshake; first byte of a head to its end (slow loris); default 10 s
+	IdleTimeout time.Duration // between requests; default 75 s
+	IOTimeout   time.Duration // one blocked read of a body, one blocked write of an answer; default 30 s
+	Logger      *slog.Logger
+
+	ticks   atomic.Uint64 // sweeps so far: the clock of all limits
+	closing atomic.Bool   // no more requests
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{} // guarded by mu
+	listeners map[net.Listener]struct{}
+	h2        *http.Server
+	h2conns   *handover
+	running   sync.WaitGroup // connections and sweepers
+}
+
+// Serve accepts connections until l fails or the server is closed; then it returns
+// http.ErrServerClosed or l's error. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.begin(l); err != nil {
+		l.Close()
+		return err
+	}
+	done := make(chan struct{})
+	defer func() {
+		close(done)
+		l.Close()
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+	}()
+	s.running.Go(func() { s.sweep(done) })
+	var pause time.Duration
+	for {
+		c, err := l.Accept()
+		if s.closing.Load() {
+			if err == nil {
+				c.Close()
+			}
+			return http.ErrServerClosed
+		}
+		if err != nil {
+			// Out of file descriptors, most likely: others will close, wait instead of spinning.
+			if ne, ok := errors.AsType[net.Error](err); ok && ne.Temporary() { //lint:ignore SA1019 accept errors have no other mark
+				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+				s.log().Warn("accept", "err", err, "retry_in", pause)
+				time.Sleep(pause)
+				continue
+			}
+			return err
+		}
+		pause = 0
+		cn := &conn{srv: s, raw: c, rwc: c, remote: c.RemoteAddr().String()}
+		if !s.track(cn) {
+			c.Close()
+			return http.ErrServerClosed
+		}
+		go func() {
+			defer s.running.Done()
+			cn.serve()
+		}()
+	}
+}
+
+func (s *Server) begin(l net.Listener) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return http.ErrServerClosed
+	}
+	if s.conns == nil {
+		s.conns, s.listeners = map[*conn]struct{}{}, map[net.Listener]struct{}{}
+	}
+	s.listeners[l] = struct{}{}
+	if s.TLS != nil && s.h2 == nil {
+		// HTTP/2 is net/http's: it gets connections whose handshake is done.
+		protocols := new(http.Protocols)
+		protocols.SetHTTP2(true)
+		s.h2conns = newHandover(l.Addr())
+		s.h2 = &http.Server{Handler: s.Handler, Protocols: protocols, HTTP2: &s.HTTP2, MaxHeaderBytes: s.maxHead(),
+			ReadHeaderTimeout: s.headTimeout(), IdleTimeout: s.idleTimeout(), ErrorLog: slog.NewLogLogger(s.log().Handler(), slog.LevelDebug)}
+		s.running.Go(func() { s.h2.Serve(s.h2conns) })
+	}
+	return nil
+}
+
+func (s *Server) track(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.running.Add(1)
+	c.enter(phaseHandshake)
+	return true
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// sweep keeps every limit in time, until done is closed and no connection is left.
+func (s *Server) sweep(done <-chan struct{}) {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-done:
+			if !s.closing.Load() {
+				return // another listener's sweep goes on, or none is needed
+			}
+			s.mu.Lock()
+			left := len(s.conns)
+			s.mu.Unlock()
+			if left == 0 {
+				return
+			}
+			<-t.C
+		}
+		now := s.ticks.Add(1)
+		s.mu.Lock()
+		for c := range s.conns {
+			c.check(now)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Shutdown stops accepting, lets running requests finish and closes idle connections.
+// When ctx ends first, what still runs is cut off and ctx's cause is returned. Hijacked
+// connections are closed while their handlers run, and are their owners' afterwards.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.closing.Store(true)
+	s.mu.Lock()
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		if p, _ := c.phase(); p == phaseIdle || p == phaseHijacked {
+			c.raw.Close()
+		}
+	}
+	h2, h2conns := s.h2, s.h2conns
+	s.mu.Unlock()
+	var err error
+	if h2 != nil {
+		h2conns.Close()
+		if err = h2.Shutdown(ctx); err != nil {
+			h2.Close()
+		}
+	}
+	ended := make(chan struct{})
+	go func() { // ends as soon as the connections do, which Close sees to
+		s.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return err
+	case <-ctx.Done():
+		s.Close()
+		<-ended
+		return context.Cause(ctx)
+	}
+}
+
+// Close cuts every connection off. Handlers see their context end.
+func (s *Server) Close() error {
+	s.closing.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		c.raw.Close()
+		c.gone(errServerClosed)
+	}
+	if s.h2 != nil {
+		s.h2conns.Close()
+		s.h2.Close()
+	}
+	return nil
+}
+
+var errServerClosed = errors.New("the server is closing")
+
+func (s *Server) log() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
+}
+
+func (s *Server) maxHead() int {
+	if s.MaxHead <= 0 {
+		return DefaultMaxHead
+	}
+	return s.MaxHead
+}
+
+func (s *Server) headTimeout() time.Duration { return or(s.HeadTimeout, DefaultHeadTimeout) }
+func (s *Server) idleTimeout() time.Duration { return or(s.IdleTimeout, DefaultIdleTimeout) }
+func (s *Server) ioTimeout() time.Duration   { return or(s.IOTimeout, DefaultIOTimeout) }
+
+func or(d, fallback time.Duration) time.Duration {
+	if d <= 0 {
+		return fallback
+	}
+	return d
+}
+
+// handover is a listener whose connections were accepted elsewhere.
+type handover struct {
+	addr  net.Addr
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newHandover(addr net.Addr) *handover {
+	return &handover{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+// give waits for the server's accept loop, which is always about to accept.
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		c.Close()
+	}
+}
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.done:
+		return nil, io.EOF
+	}
+}
+
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+func (h *handover) Addr() net.Addr { return h.addr }
