@@ -23,6 +23,7 @@ const (
 	DefaultRingEntries = 256       // notifications kept for one device
 	DefaultRingBytes   = 256 << 10 // bytes of them, topics and payloads
 	DefaultQueueBytes  = 16 << 20  // writes that wait for their transaction
+	DefaultMaxDevices  = 100_000   // enrolled
 	DefaultGather      = 16 * time.Millisecond
 
 	aliveEvery = 30 * time.Second // how old "last alive" may be after a crash
@@ -38,6 +39,8 @@ var (
 	ErrFull = errors.New("store queue full")
 	// ErrClosed means that Run has ended.
 	ErrClosed = errors.New("store closed")
+	// ErrTooMany means that MaxDevices are enrolled already.
+	ErrTooMany = errors.New("the store has as many devices as it may")
 	// ErrInUse means that another process holds the file.
 	ErrInUse = errors.New("the store is in use by another process")
 )
@@ -47,6 +50,7 @@ type Config struct {
 	Path        string        // the bbolt file; its directory must exist
 	RingEntries int           // per device; default 256
 	RingBytes   int           // per device; default 256 KiB
+	MaxDevices  int           // that may enrol; default 100,000. With trust on first use anybody can make some up
 	QueueBytes  int           // waiting writes, all devices together; default 16 MiB
 	Gather      time.Duration // shortest time between two transactions; default 16 ms, that is at most about 60 fsyncs a second
 	Logger      *slog.Logger  // nil: silent
@@ -70,6 +74,8 @@ type DB struct {
 	bolt *bolt.DB
 	kick chan struct{} // capacity 1: there is something to commit
 	done chan struct{} // closed when Run has ended
+
+	devices int // enrolled; only the committing goroutine looks at it
 
 	mu      sync.Mutex
 	pending []op                     // guarded by mu
@@ -101,8 +107,9 @@ type op struct {
 // commit gathers what one transaction did, to be told once it is on disk.
 type commit struct {
 	events, duplicates, dropped uint64
+	devices                     int // more than before, or fewer
 	changed                     map[key]struct{}
-	acks                        map[Acker]tether.EventID
+	acks                        map[Acker]stored
 }
 
 // key is a device ID as bytes: half as long as its text.
@@ -131,6 +138,9 @@ func Open(cfg Config) (*DB, error) {
 	if cfg.QueueBytes <= 0 {
 		cfg.QueueBytes = DefaultQueueBytes
 	}
+	if cfg.MaxDevices <= 0 {
+		cfg.MaxDevices = DefaultMaxDevices
+	}
 	if cfg.Gather <= 0 {
 		cfg.Gather = DefaultGather
 	}
@@ -155,7 +165,14 @@ func Open(cfg Config) (*DB, error) {
 		kick: make(chan struct{}, 1), done: make(chan struct{}),
 		seen: map[tether.DeviceID]seen{}, watch: map[key]chan struct{}{},
 	}
-	if err := b.Update(prepare); err != nil {
+	err = b.Update(func(tx *bolt.Tx) error {
+		if err := prepare(tx); err != nil {
+			return err
+		}
+		db.devices = tx.Bucket(bucketDevice).Stats().KeyN
+		return nil
+	})
+	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("prepare store: %w", err)
 	}
@@ -296,9 +313,9 @@ func (db *DB) wake() {
 }
 
 // do queues a write and waits until it is on disk, or ctx is done.
-func (db *DB) do(ctx context.Context, apply func(tx *bolt.Tx) error) error {
+func (db *DB) do(ctx context.Context, apply func(tx *bolt.Tx, c *commit) error) error {
 	o := op{
-		apply: func(tx *bolt.Tx, _ *commit) error { return apply(tx) },
+		apply: apply,
 		wait:  make(chan error, 1), // the committer never waits for us
 		size:  256,
 	}
@@ -329,7 +346,7 @@ func (db *DB) flush() error {
 	if len(ops) == 0 && len(states) == 0 {
 		return nil
 	}
-	c := commit{changed: map[key]struct{}{}, acks: map[Acker]tether.EventID{}}
+	c := commit{changed: map[key]struct{}{}, acks: map[Acker]stored{}}
 	err := db.bolt.Update(func(tx *bolt.Tx) error {
 		for _, o := range ops {
 			if err := o.apply(tx, &c); err != nil {
@@ -372,6 +389,7 @@ func (db *DB) flush() error {
 		db.mu.Unlock()
 		return fmt.Errorf("commit: %w", err)
 	}
+	db.devices += c.devices
 	db.stats.Commits++
 	db.stats.Events += c.events
 	db.stats.Duplicates += c.duplicates
@@ -383,8 +401,10 @@ func (db *DB) flush() error {
 		}
 	}
 	db.mu.Unlock()
-	for a, id := range c.acks {
-		a.Acked(id)
+	for a, s := range c.acks {
+		if a != nil {
+			a.Stored(s.last, s.n)
+		}
 	}
 	return nil
 }

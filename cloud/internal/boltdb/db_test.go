@@ -42,14 +42,16 @@ func device(n int) tether.DeviceID { return tether.NewDeviceID(fmt.Append(nil, "
 type acks struct {
 	mu   sync.Mutex
 	last tether.EventID
+	n    int
 	ch   chan struct{}
 }
 
 func newAcks() *acks { return &acks{ch: make(chan struct{}, 1)} }
 
-func (a *acks) Acked(id tether.EventID) {
+func (a *acks) Stored(id tether.EventID, n int) {
 	a.mu.Lock()
 	a.last = id
+	a.n += n
 	a.mu.Unlock()
 	select {
 	case a.ch <- struct{}{}:
@@ -190,6 +192,9 @@ func TestEventsSurviveAndResume(t *testing.T) {
 	db.Append(id, frame.Notify{Topic: "best", Payload: []byte("effort")}, a)
 	db.Append(id, note(9, 1, "new 1"), a)
 	a.wait(t, tether.EventID{Epoch: 9, Seq: 1})
+	if a.n != 7 {
+		t.Errorf("%d events are done with, want 7", a.n)
+	}
 	select {
 	case <-changed:
 	default:
@@ -404,6 +409,23 @@ func TestForget(t *testing.T) {
 	if evs, _, _ := db.Log(other).Read(nil, 0, 10); len(evs) != 3 {
 		t.Errorf("the other device has %d events, want 3", len(evs))
 	}
+}
+
+func TestDevicesAreBounded(t *testing.T) {
+	file := path(t)
+	db, stop := running(t, Config{Path: file, MaxDevices: 2})
+	enrol(t, db, device(1))
+	enrol(t, db, device(2))
+	stop()
+	db, _ = running(t, Config{Path: file, MaxDevices: 2})
+	if _, _, err := db.Enrol(t.Context(), device(3), "k", []byte("key")); !errors.Is(err, ErrTooMany) {
+		t.Errorf("third device: %v, want ErrTooMany", err)
+	}
+	enrol(t, db, device(2)) // is known
+	if err := db.Forget(t.Context(), device(1)); err != nil {
+		t.Fatal(err)
+	}
+	enrol(t, db, device(3))
 }
 
 func TestSecondProcessIsRefused(t *testing.T) {

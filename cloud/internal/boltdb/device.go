@@ -55,7 +55,7 @@ func decodeSeen(b []byte) seen {
 
 // Enrol keeps the first key that an ID came with and returns the key that counts from
 // then on: the given one when created is true, else the one kept earlier, which may
-// differ. It returns once the key is on disk.
+// differ. It returns once the key is on disk. ErrTooMany: the store is full of devices.
 func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, public []byte) (kept []byte, created bool, err error) {
 	k, err := keyOf(id)
 	if err != nil {
@@ -66,8 +66,9 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, publi
 	}
 	r := record{KeyID: keyID, Key: bytes.Clone(public), Enrolled: time.Now().UTC().Truncate(time.Millisecond)}
 	var other []byte
-	err = db.do(ctx, func(tx *bolt.Tx) error {
-		other = nil
+	var full bool
+	err = db.do(ctx, func(tx *bolt.Tx, c *commit) error {
+		other, full = nil, false
 		if v := tx.Bucket(bucketDevice).Get(k[:]); v != nil { // another connection was first
 			var have record
 			if err := json.Unmarshal(v, &have); err != nil {
@@ -76,6 +77,10 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, publi
 			other = have.Key
 			return nil
 		}
+		if full = db.devices+c.devices >= db.cfg.MaxDevices; full {
+			return nil
+		}
+		c.devices++
 		s := seen{at: r.Enrolled}
 		if err := tx.Bucket(bucketSeen).Put(k[:], s.encode()); err != nil {
 			return err
@@ -85,6 +90,8 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, publi
 	switch {
 	case err != nil:
 		return nil, false, fmt.Errorf("enrol device: %w", err)
+	case full:
+		return nil, false, ErrTooMany
 	case other != nil:
 		return other, false, nil
 	}
@@ -146,7 +153,7 @@ func (db *DB) change(ctx context.Context, id tether.DeviceID, edit func(*record)
 	if err != nil {
 		return err
 	}
-	return db.do(ctx, func(tx *bolt.Tx) error {
+	return db.do(ctx, func(tx *bolt.Tx, _ *commit) error {
 		v := tx.Bucket(bucketDevice).Get(k[:])
 		if v == nil {
 			return nil
@@ -265,15 +272,18 @@ func (db *DB) Forget(ctx context.Context, id tether.DeviceID) error {
 	if err != nil {
 		return err
 	}
-	return db.do(ctx, func(tx *bolt.Tx) error {
+	return db.do(ctx, func(tx *bolt.Tx, c *commit) error {
+		if tx.Bucket(bucketDevice).Get(k[:]) != nil {
+			c.devices--
+		}
 		for _, name := range [][]byte{bucketDevice, bucketDescriptor, bucketSeen, bucketRing} {
 			if err := tx.Bucket(name).Delete(k[:]); err != nil {
 				return err
 			}
 		}
-		c := tx.Bucket(bucketEvent).Cursor()
-		for at, _ := c.Seek(k[:]); bytes.HasPrefix(at, k[:]); at, _ = c.Seek(k[:]) {
-			if err := c.Delete(); err != nil {
+		events := tx.Bucket(bucketEvent).Cursor()
+		for at, _ := events.Seek(k[:]); bytes.HasPrefix(at, k[:]); at, _ = events.Seek(k[:]) {
+			if err := events.Delete(); err != nil {
 				return err
 			}
 		}

@@ -23,10 +23,18 @@ const maxEpochs = 16
 // length of the topic u8. Topic and payload follow.
 const eventHead = 8 + 8 + 8 + 1
 
-// Acker is told that an event, and with it all that came before it from the same
-// device, is on disk. It is called from the committing goroutine and must not block.
+// Acker is told of its events once they are on disk, once for each transaction: the last
+// of them, which stands for all before it, and how many Append calls are done with.
+// last is zero when none of them has an id. It is called from the committing goroutine
+// and must not block.
 type Acker interface {
-	Acked(id tether.EventID)
+	Stored(last tether.EventID, n int)
+}
+
+// stored is what an Acker will be told.
+type stored struct {
+	last tether.EventID
+	n    int
 }
 
 // ring is the stored state of one device's events: u64 next position, u64 first
@@ -120,6 +128,9 @@ func (db *DB) Append(id tether.DeviceID, n frame.Notify, a Acker) error {
 // store puts one event into the ring of its device and makes room.
 func (db *DB) store(tx *bolt.Tx, c *commit, k key, id tether.EventID, v []byte, a Acker) error {
 	rings, events := tx.Bucket(bucketRing), tx.Bucket(bucketEvent)
+	done := c.acks[a]
+	done.n++
+	c.acks[a] = done
 	if tx.Bucket(bucketDevice).Get(k[:]) == nil {
 		return nil // forgotten meanwhile: neither kept nor acknowledged
 	}
@@ -127,8 +138,9 @@ func (db *DB) store(tx *bolt.Tx, c *commit, k key, id tether.EventID, v []byte, 
 	if err != nil {
 		return fmt.Errorf("device %s: %w", k.id().Short(), err)
 	}
-	if !id.IsZero() && a != nil {
-		c.acks[a] = id
+	if !id.IsZero() {
+		done.last = id
+		c.acks[a] = done
 	}
 	if !id.IsZero() && r.has(id) {
 		c.duplicates++
