@@ -33,7 +33,7 @@ func main() {
 }
 
 func app(env environment) *settings.App {
-	return &settings.App{
+	a := &settings.App{
 		Name:      "cloudrest",
 		Summary:   "Finds CloudREST devices and talks to them, over the LAN or through a relay.",
 		NoDefault: true,
@@ -53,9 +53,12 @@ func app(env environment) *settings.App {
 			eventsCommand(env),
 			notifyCommand(env),
 			forgetCommand(),
+			demoCommand(env),
 			versionCommand(),
 		},
 	}
+	a.Commands = append(a.Commands, labCommands(env)...)
+	return a
 }
 
 func versionCommand() *settings.Command {

@@ -371,8 +371,12 @@ func (r *reach) settle(ctx context.Context, p *pins, d device) (*remote, error) 
 	if err != nil || u.Scheme != "https" {
 		return nil, cannot("the device tells %q as its address, want an https URL", printable(d.URL))
 	}
-	if d.ID == "" {
-		return nil, cannot("%q was found by UDP only, which tells no certificate: use its URL with --fingerprint: %s", printable(d.Name), printable(d.URL))
+	if d.ID == "" { // UDP tells neither ID nor certificate: ask the gateway itself, at first contact as good as mDNS
+		s, fingerprint, err := identify(ctx, u.Host)
+		if err != nil {
+			return nil, cannot("%s was found by UDP, but does not tell who it is: %w", printable(d.Name), err)
+		}
+		d.ID, d.Fingerprint = s.ID, fingerprint
 	}
 	e := pin{ID: d.ID, Name: d.Name, Fingerprint: d.Fingerprint, Since: time.Now().UTC().Truncate(time.Second)}
 	if old := p.find(string(d.ID)); len(old) == 1 {
@@ -433,6 +437,26 @@ func probe(ctx context.Context, host, fingerprint string) (netip.AddrPort, error
 	}
 	at, _ := netip.ParseAddrPort(c.RemoteAddr().String()) // zero when odd
 	return at, c.Close()
+}
+
+// identify asks the gateway at host:port who it is, whatever certificate it shows, and
+// returns that certificate's fingerprint. It is for a first contact only.
+func identify(ctx context.Context, host string) (s status, fingerprint string, err error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, VerifyConnection: func(cs tls.ConnectionState) error {
+		fingerprint = fingerprintOf(cs)
+		return nil
+	}}
+	m := &remote{base: &url.URL{Scheme: "https", Host: host}, name: host, client: clientFor(conf)}
+	defer m.client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if err := m.call(ctx, http.MethodGet, tether.OwnPrefix+"v1/status", "", &s); err != nil {
+		return status{}, "", err
+	}
+	if _, err := tether.ParseDeviceID(string(s.ID)); err != nil || s.Certificate != "" && s.Certificate != fingerprint {
+		return status{}, "", fmt.Errorf("its status tells ID %q and certificate %q, which do not fit (it shows %s)", clip(string(s.ID), 64), clip(s.Certificate, 64), fingerprint)
+	}
+	return s, fingerprint, nil
 }
 
 func lanRemote(u *url.URL, e pin) *remote {
