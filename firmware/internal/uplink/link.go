@@ -31,6 +31,8 @@ type link struct {
 	ackNew bool           // acked was not looked at yet; guarded by mu
 	goAway *frame.GoAway  // guarded by mu
 
+	feeders sync.WaitGroup // they may hang in the session until it ends: wait for Done first
+
 	ackSignal    chan struct{} // holds one; wakes the sender
 	goAwaySignal chan struct{} // closed at the first GOAWAY
 }
@@ -86,14 +88,18 @@ func (l *link) open(s Session, a frame.Accept) {
 	}
 }
 
+// end waits until the session and what serve started have ended.
+func (l *link) end() {
+	<-l.session.Done()
+	l.feeders.Wait()
+}
+
 // serve works until the session ends, the relay tells us to go away (moved is true then
 // and the session may still be answering requests), or ctx is done.
 func (l *link) serve(ctx context.Context) (g frame.GoAway, moved bool) {
 	ctx, cancel := context.WithCancel(ctx)
-	var feeders sync.WaitGroup
-	feeders.Go(func() { l.sendNotifications(ctx) })
-	feeders.Go(func() { l.sendDescriptor(ctx) })
-	defer feeders.Wait()
+	l.feeders.Go(func() { l.sendNotifications(ctx) })
+	l.feeders.Go(func() { l.sendDescriptor(ctx) })
 	defer cancel()
 	select {
 	case <-ctx.Done():
@@ -111,6 +117,7 @@ func (l *link) serve(ctx context.Context) (g frame.GoAway, moved bool) {
 // drain lets a session that was told to go away finish what it answers; the relay ends
 // it, and if it does not, we do.
 func (l *link) drain(ctx context.Context) {
+	defer l.end()
 	t := time.NewTimer(drainTimeout)
 	defer t.Stop()
 	select {
@@ -122,7 +129,6 @@ func (l *link) drain(ctx context.Context) {
 		return
 	}
 	l.session.Close(closeGoing, "drained")
-	<-l.session.Done()
 }
 
 // stop ends the session because the device stops: no new requests, then those in flight
@@ -131,7 +137,7 @@ func (l *link) stop(wait time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	l.session.Drain(ctx, frame.GoAway{Code: frame.GoAwayDrain, Text: "the device stops"})
-	<-l.session.Done()
+	l.end()
 }
 
 // sendDescriptor tells the relay of every change of the descriptor.

@@ -249,6 +249,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 		}
 		if moved {
 			old.Go(func() { l.drain(ctx) })
+		} else {
+			l.end()
 		}
 		wait, alternate = u.afterSession(l, g, moved, time.Since(opened))
 	}
