@@ -1,0 +1,103 @@
+package mux
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether/frame"
+)
+
+// startKeepalive arms the device's own keepalive (SPEC.md, keepalive).
+func (s *Session) startKeepalive() {
+	s.lastSent.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	state := &keeper{s: s}
+	s.timer = time.AfterFunc(jitter(s.keepalive), state.tick)
+}
+
+// jitter is d less up to a tenth, so that a fleet does not ping in step.
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/10+1))
+}
+
+// keeper is the state between two ticks.
+type keeper struct {
+	s     *Session
+	pings int // unanswered
+	asked time.Time
+}
+
+// tick sends a PING when the connection has been quiet, and ends it when two were not
+// answered by a single byte.
+func (k *keeper) tick() {
+	s, now := k.s, time.Now()
+	wait := pongWait
+	switch seen := s.LastSeen(); {
+	case k.pings > 0 && !seen.Before(k.asked):
+		k.pings = 0
+		fallthrough
+	case k.pings == 0:
+		wait = jitter(s.keepalive) - now.Sub(time.Unix(0, s.lastSent.Load()))
+		if wait > 0 {
+			break
+		}
+		fallthrough
+	case k.pings < 2:
+		k.pings++
+		if k.pings == 1 {
+			k.asked = now
+		}
+		wait = pongWait
+		s.mu.Lock()
+		s.token++
+		if s.err == nil && !s.controlFrame(frame.TypePing, 0, s.token) {
+			s.mu.Unlock()
+			s.fail(errQueue)
+			return
+		}
+		s.flush(false, nil)
+	default:
+		s.fail(ErrSilent)
+		return
+	}
+	s.mu.Lock()
+	if s.err == nil {
+		s.timer.Reset(wait)
+	}
+	s.mu.Unlock()
+}
+
+// probe looks after a device that owes an answer on st and says when to look again: after
+// some silence it gets one PING, and without any byte after that the session fails.
+func (s *Session) probe(st *Stream, now time.Time) time.Time {
+	since := s.LastSeen()
+	if since.Before(st.opened) {
+		since = st.opened
+	}
+	if due := since.Add(silence); now.Before(due) {
+		return due
+	}
+	s.mu.Lock()
+	if s.probed.Before(since) {
+		s.probed = now
+		s.token++
+		if !s.controlFrame(frame.TypePing, 0, s.token) {
+			s.mu.Unlock()
+			s.fail(errQueue)
+			return now
+		}
+		s.flush(false, nil)
+		return now.Add(probeWait)
+	}
+	due := s.probed.Add(probeWait)
+	s.mu.Unlock()
+	if now.Before(due) {
+		return due
+	}
+	s.fail(ErrSilent)
+	return now
+}
