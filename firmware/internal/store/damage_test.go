@@ -243,3 +243,33 @@ func bboltCheck(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// Whatever the bytes are, checking ends and stays within bounds.
+func FuzzCheck(f *testing.F) {
+	dir := f.TempDir()
+	s, err := Open(Config{Dir: dir})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := s.Bucket("b").Put("k", []byte("v")); err != nil {
+		f.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		f.Fatal(err)
+	}
+	whole, err := os.ReadFile(s.path)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := checkPages(bytes.NewReader(whole), int64(len(whole))); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(uint32(0), []byte{1})
+	f.Add(uint32(2*os.Getpagesize()+8), []byte{2, 0, 0xff, 0xff, 1})
+	f.Add(uint32(3*os.Getpagesize()), []byte{3})
+	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
+		b := bytes.Clone(whole[:16*os.Getpagesize()])
+		copy(b[int(at)%len(b):], change)
+		_ = checkPages(bytes.NewReader(b), int64(len(b)))
+	})
+}

@@ -12,7 +12,7 @@
 //
 // A database or snapshot that is damaged is moved aside (one is kept, for those who want to look), counted
 // and logged, and a new one begins: a device must not crash in a loop because of a bad flash cell. Damage is
-// looked for at Open, where every key is read, and noticed later by the faults and panics it
+// looked for at Open, in every page, and noticed later by the faults and panics it
 // causes in bbolt.
 //
 // A full disk fails the call that wanted to write, with everything as before it, and is counted; the

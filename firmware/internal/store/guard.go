@@ -42,31 +42,6 @@ func damaged(err error) bool {
 	return err != nil && strings.HasPrefix(err.Error(), "file size too small")
 }
 
-// check reads every key and value once and looks at their order.
-func check(db *bbolt.DB) error {
-	return guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-				sum, previous := byte(0), []byte(nil)
-				return b.ForEach(func(k, v []byte) error {
-					if previous != nil && string(previous) >= string(k) {
-						return fmt.Errorf("%w: keys of %q out of order", ErrDamaged, name)
-					}
-					previous = k
-					for i := 0; i < len(v); i += 512 { // each page is touched
-						sum += v[i]
-					}
-					touched(sum)
-					return nil
-				})
-			})
-		})
-	})
-}
-
-//go:noinline
-func touched(byte) {}
-
 // view and update run one transaction. fn must be this package's own code: a panic in it counts as
 // damage. What the transaction gave out is valid within fn only.
 func (s *Store) view(fn func(*bbolt.Tx) error) error {

@@ -117,10 +117,7 @@ func TestKill(t *testing.T) {
 					t.Fatalf("trial %d: record %d at %d = %.20q", trial, i, r.Pos, r.Data)
 				}
 			}
-			// Not Close: it would write a snapshot that the killed process did not.
-			if err := s.db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			crash(t, s)
 			bboltCheck(t, path)
 			if volatile && trial%5 == 4 { // a power cut: back to a snapshot, never to half of one
 				os.RemoveAll(c.VolatileDir)
@@ -133,7 +130,7 @@ func TestKill(t *testing.T) {
 					t.Fatalf("trial %d: after a power cut %+v, %v", trial, s.Status(), err)
 				}
 				reported = j.State().Next
-				s.db.Close()
+				crash(t, s)
 			}
 		}
 		t.Logf("volatile %v: %d records survived", volatile, reported)

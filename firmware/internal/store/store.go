@@ -50,6 +50,7 @@ type Store struct {
 	log      *slog.Logger
 	path     string // of the database
 	volatile bool
+	lock     *os.File // Dir, locked
 
 	writer sync.Mutex // one write transaction at a time; taken before mu
 
@@ -93,24 +94,37 @@ func Open(c Config) (*Store, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
+	var err error
+	if s.lock, err = lockDir(c.Dir, c.LockWait); err != nil {
+		return nil, err
+	}
+	if err := s.open(); err != nil {
+		s.lock.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open finds out where the database can be.
+func (s *Store) open() error {
 	reason := errors.New("asked for")
-	if c.Volatile {
+	if s.cfg.Volatile {
 		if err := s.convert(); err != nil {
-			return nil, fmt.Errorf("take state over from flash: %w", err)
+			return fmt.Errorf("take state over from flash: %w", err)
 		}
 	} else {
 		if reason = s.openDir(); reason == nil {
-			return s, nil
+			return nil
 		}
 		if !mayFallBack(reason) {
-			return nil, fmt.Errorf("open state: %w", reason)
+			return fmt.Errorf("open state: %w", reason)
 		}
 	}
 	if err := s.openVolatile(); err != nil {
-		return nil, fmt.Errorf("open state in memory, because of %q on flash: %w", reason, err)
+		return fmt.Errorf("open state in memory, because of %q on flash: %w", reason, err)
 	}
 	s.log.Warn("state is kept in memory with snapshots on flash", "file", s.path, "durability", s.durability(), "reason", reason)
-	return s, nil
+	return nil
 }
 
 // openDir opens the database on flash.
@@ -224,6 +238,9 @@ func (s *Store) openAt(path string) (*bbolt.DB, error) {
 
 func (s *Store) tryOpen(path string) (*bbolt.DB, error) {
 	var db *bbolt.DB
+	if err := checkFile(path); err != nil {
+		return nil, err
+	}
 	err := guard(func() (err error) {
 		db, err = s.cfg.open(path, 0o600, &bbolt.Options{
 			Timeout:         s.cfg.LockWait,
@@ -239,10 +256,7 @@ func (s *Store) tryOpen(path string) (*bbolt.DB, error) {
 		return nil, err
 	}
 	db.AllocSize = allocSize
-	if err = check(db); err == nil {
-		err = guard(func() error { return s.prepare(db) })
-	}
-	if err != nil {
+	if err = guard(func() error { return s.prepare(db) }); err != nil {
 		if !errors.Is(err, ErrDamaged) { // else closing may hang
 			_ = db.Close()
 		}
@@ -356,6 +370,7 @@ func (s *Store) Close() error {
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close())
 	}
+	err = errors.Join(err, s.lock.Close())
 	if err != nil {
 		return fmt.Errorf("close state: %w", err)
 	}

@@ -35,6 +35,15 @@ func mustClose(t *testing.T, s *Store) {
 	}
 }
 
+// crash ends a store as kill -9 does: without a last snapshot.
+func crash(t *testing.T, s *Store) {
+	t.Helper()
+	if err := errors.Join(s.db.Close(), s.lock.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.closed = true
+}
+
 // onJFFS2 is bbolt on a file system that refuses a shared writable map in dir: as PLATFORM notes, bbolt
 // has written its first four pages by then.
 func onJFFS2(dir string, refusal error) opener {
@@ -148,8 +157,8 @@ func TestFallback(t *testing.T) {
 			if err := s.Sync(); err != nil {
 				t.Fatal(err)
 			}
-			put(s, "2")  // not in the snapshot
-			s.db.Close() // kill -9: no snapshot, the file in memory stays
+			put(s, "2") // not in the snapshot
+			crash(t, s) // no snapshot, the file in memory stays
 
 			s = mustOpen(t, c)
 			want(s, "2")
@@ -165,7 +174,7 @@ func TestFallback(t *testing.T) {
 				t.Fatal(err)
 			}
 			put(s, "5")
-			s.db.Close()
+			crash(t, s)
 			os.RemoveAll(volatile) // power cut
 			s = mustOpen(t, c)
 			want(s, "4")
