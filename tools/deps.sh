@@ -19,7 +19,7 @@ list() {
 		test  avahi-utils       avahi-browse         the mDNS peer we must agree with
 		test  qemu-user-static  qemu-mipsel-static   runs the router build on this machine
 		test  nodejs            node                 the tether client in another language
-		test  node-ws           ?node-ws             the tether client in another language
+		test  npm               npm                  fetches its WebSocket package, pinned
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
@@ -48,7 +48,6 @@ PATH=$PATH:/usr/sbin:/sbin
 present() {
 	case $1 in
 	/*) [ -e "$1" ] ;;
-	'?'*) dpkg-query -W -f='${db:Status-Status}' "${1#?}" 2>/dev/null | grep -qx installed ;;
 	*) command -v "$1" >/dev/null 2>&1 ;;
 	esac
 }
