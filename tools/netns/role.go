@@ -145,11 +145,12 @@ func (a *Actor) Expect(want string, within time.Duration) (string, error) {
 	for {
 		line, err := a.Next(time.Until(deadline))
 		if err != nil {
-			return "", fmt.Errorf("wait for %q: %w; lines passed over: %q", want, err, passed)
+			return "", fmt.Errorf("wait for %q: %w; the last lines passed over: %q", want, err, passed)
 		}
 		if strings.Contains(line, want) {
 			return line, nil
 		}
 		passed = append(passed, line)
+		passed = passed[max(0, len(passed)-10):]
 	}
 }
