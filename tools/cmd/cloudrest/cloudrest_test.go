@@ -44,8 +44,8 @@ func garden(t *testing.T, h http.Handler) (*httptest.Server, sighting) {
 }
 
 // heard is a LAN on which discovery hears these, then nothing more until it is given up.
-func heard(list ...sighting) func(context.Context) <-chan sighting {
-	return func(ctx context.Context) <-chan sighting {
+func heard(list ...sighting) func(context.Context, []string) <-chan sighting {
+	return func(ctx context.Context, _ []string) <-chan sighting {
 		c := make(chan sighting, len(list))
 		for _, s := range list {
 			c <- s
@@ -292,6 +292,8 @@ func TestDiscover(t *testing.T) {
 		t.Errorf("events = %q, want %q", events, want)
 	}
 	cloudrest(t, environment{}, "discover", "--for", "10ms").check(t, 1, "", "no device answered")
+	cloudrest(t, environment{discover: heard(sighting{way: "udp", trouble: os.ErrPermission}, garden)}, "discover", "--for", "10ms").
+		check(t, 0, "Garden irrigation", "cannot look by udp: permission denied")
 }
 
 func TestTableIsBounded(t *testing.T) {
@@ -344,4 +346,11 @@ func TestPinsFile(t *testing.T) {
 			t.Errorf("%s: %v, want advice", name, err)
 		}
 	}
+}
+
+func TestFleetWithoutRelay(t *testing.T) {
+	cloudrest(t, environment{}, "fleet", "-n", "2").check(t, 2, "", "--relay is needed")
+	r := cloudrest(t, environment{}, "fleet", "-n", "2", "--relay", "ws://127.0.0.1:1", "--for", "300ms", "--json", "--errors")
+	r.check(t, 1, `"devices":2,"connected":0,`, "no device could connect")
+	r.check(t, 1, `"requests_per_second":0}`, "tether failed")
 }

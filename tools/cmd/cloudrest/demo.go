@@ -60,7 +60,7 @@ func demoCommand(env environment) *settings.Command {
 type demo struct {
 	demoOptions
 	out      *screen
-	discover func(context.Context) <-chan sighting
+	discover func(context.Context, []string) <-chan sighting
 	procs    []*proc
 	steps    int
 	failed   int
@@ -377,11 +377,11 @@ func foundText(e device) string {
 const bothTime = 20 * time.Second
 
 // findBoth waits until mDNS and UDP both have found the device that is wanted.
-func findBoth(ctx context.Context, discover func(context.Context) <-chan sighting, wanted func(device) bool) (device, error) {
+func findBoth(ctx context.Context, discover func(context.Context, []string) <-chan sighting, wanted func(device) bool) (device, error) {
 	ctx, cancel := context.WithTimeout(ctx, bothTime)
 	defer cancel()
 	var t table
-	for s := range discover(ctx) {
+	for s := range discover(ctx, nil) {
 		t.add(s)
 		for _, e := range t.devices() {
 			if wanted(e) && len(e.Ways) == 2 {

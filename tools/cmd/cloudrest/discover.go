@@ -14,6 +14,7 @@ import (
 
 func discoverCommand(env environment) *settings.Command {
 	var asJSON bool
+	var interfaces []string
 	var during time.Duration
 	return &settings.Command{
 		Name: "discover", Summary: "find devices on the LAN, by mDNS and by UDP broadcast together",
@@ -25,8 +26,9 @@ func discoverCommand(env environment) *settings.Command {
 			{Says: "for a program", Line: "cloudrest discover --json --for 2s"},
 		},
 		Declare: func(s *settings.Set) {
-			asJSON, during = false, 5*time.Second
+			asJSON, interfaces, during = false, nil, 5*time.Second
 			s.Duration(&during, "for", 0, 24*time.Hour, "how long to look; 0: until Ctrl-C")
+			s.Strings(&interfaces, "interfaces", interfacesHelp, settings.What("NAME"))
 			s.Switch(&asJSON, "json", "one JSON object per line: {\"event\":\"found|changed|gone\",\"device\":{...}}")
 		},
 		Run: func(ctx context.Context, _ *settings.Parsed, out io.Writer) error {
@@ -35,23 +37,24 @@ func discoverCommand(env environment) *settings.Command {
 				ctx, cancel = context.WithTimeout(ctx, during)
 				defer cancel()
 			}
-			heard := env.discover(ctx)
+			heard := env.discover(ctx, interfaces)
+			note := func(s sighting) { fmt.Fprintf(env.stderr, "cannot look by %s: %v\n", s.way, s.trouble) }
 			s := screenOf(out)
 			var n int
 			switch {
 			case asJSON:
-				n = watch(heard, func(event string, d device) {
+				n = watch(heard, note, func(event string, d device) {
 					json.NewEncoder(out).Encode(struct {
 						Event  string `json:"event"`
 						Device device `json:"device"`
 					}{event, d})
 				})
 			case s.width == 0:
-				n = watch(heard, func(event string, d device) {
+				n = watch(heard, note, func(event string, d device) {
 					fmt.Fprintf(out, "%-7s  %s\n", event, strings.TrimRight(strings.Join(row(d), "  "), " "))
 				})
 			default:
-				n = watchLive(heard, s, during)
+				n = watchLive(heard, note, s, during)
 			}
 			if n == 0 {
 				return fmt.Errorf("no device answered: is one on, and in the same network as this machine? Guest networks and some access points keep devices apart")
@@ -62,11 +65,15 @@ func discoverCommand(env environment) *settings.Command {
 }
 
 // watch reports each change of the table and returns how many devices there were.
-func watch(heard <-chan sighting, tell func(event string, d device)) int {
+func watch(heard <-chan sighting, note func(sighting), tell func(event string, d device)) int {
 	var t table
 	before := map[string]device{}
 	all := map[string]bool{}
 	for s := range heard {
+		if s.trouble != nil {
+			note(s)
+			continue
+		}
 		t.add(s)
 		now := map[string]device{}
 		for _, d := range t.devices() {
@@ -97,7 +104,7 @@ func row(d device) []string {
 	return []string{printable(d.Name), d.ID.Short(), printable(d.URL), printable(d.Version), strings.Join(d.Ways, "+"), printable(d.MAC)}
 }
 
-func watchLive(heard <-chan sighting, s *screen, during time.Duration) int {
+func watchLive(heard <-chan sighting, note func(sighting), s *screen, during time.Duration) int {
 	var t table
 	l := live{s: s}
 	begin := time.Now()
@@ -122,6 +129,11 @@ func watchLive(heard <-chan sighting, s *screen, during time.Duration) int {
 		case s, ok := <-heard:
 			if !ok {
 				return draw("done")
+			}
+			if s.trouble != nil {
+				note(s)
+				l.drawn = 0 // below the note
+				continue
 			}
 			t.add(s)
 		case <-tick.C:

@@ -21,7 +21,7 @@ import (
 type environment struct {
 	stdin    io.Reader
 	stderr   io.Writer
-	discover func(ctx context.Context) <-chan sighting
+	discover func(ctx context.Context, interfaces []string) <-chan sighting
 }
 
 func main() {
@@ -53,6 +53,7 @@ func app(env environment) *settings.App {
 			eventsCommand(env),
 			notifyCommand(env),
 			forgetCommand(),
+			fleetCommand(env),
 			demoCommand(env),
 			versionCommand(),
 		},

@@ -35,14 +35,15 @@ type reach struct {
 	ca          string
 	fingerprint string
 	wait        time.Duration
+	interfaces  []string
 
 	notes io.Writer // remarks for people, never results
 	// discover starts a search; tests put their own in.
-	discover func(ctx context.Context) <-chan sighting
+	discover func(ctx context.Context, interfaces []string) <-chan sighting
 }
 
 func (r *reach) declare(s *settings.Set) {
-	r.via, r.wait = "auto", 3*time.Second
+	*r = reach{via: "auto", wait: 3 * time.Second}
 	s.Group("How to reach the device")
 	s.Enum(&r.via, "via", []string{"auto", "lan", "relay"}, "auto: through the relay when one is given, else over the LAN")
 	s.URL(&r.relay, "relay", "https,wss,http,ws", "the relay to go through", settings.Example("https://relay.example"))
@@ -50,10 +51,13 @@ func (r *reach) declare(s *settings.Set) {
 	s.File(&r.tokenFile, "token-file", "file with the relay's operator token")
 	s.String(&r.token, "token", "the operator token itself: better in the environment or a file, others can see command lines", settings.Secret())
 	s.Duration(&r.wait, "wait", 100*time.Millisecond, time.Minute, "how long to look for the device on the LAN")
+	s.Strings(&r.interfaces, "interfaces", interfacesHelp, settings.What("NAME"))
 	s.Path(&r.pinsFile, "pins", "file that remembers devices and their certificates; default: pins.json in your configuration folder")
 	s.File(&r.ca, "ca", "for a URL: certificate authority of the server (PEM)")
 	s.String(&r.fingerprint, "fingerprint", "for a URL: SHA-256 of the server's certificate, in hex")
 }
+
+const interfacesHelp = "network interfaces to look on; default: those of local networks"
 
 // remote is where requests go.
 type remote struct {
@@ -328,7 +332,7 @@ func (r *reach) search(ctx context.Context, word string) (device, error) {
 	who := func(d device) (tether.DeviceID, string) { return d.ID, d.Name }
 	var t table
 	var soon <-chan time.Time
-	heard := r.discover(ctx)
+	heard := r.discover(ctx, r.interfaces)
 	for open := true; open; {
 		select {
 		case s, ok := <-heard:

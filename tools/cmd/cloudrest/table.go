@@ -25,6 +25,7 @@ type sighting struct {
 	fingerprint string
 	api         string
 	version     string
+	trouble     error // this way of discovery does not work here; nothing else is set
 }
 
 // device is what is known of one device on the LAN.
@@ -54,6 +55,9 @@ const maxDevices = 4096
 func (t *table) add(s sighting) {
 	if t.mdns == nil {
 		t.mdns, t.udp = map[string]sighting{}, map[string]sighting{}
+	}
+	if s.trouble != nil {
+		return
 	}
 	m, key := t.mdns, s.instance
 	if s.way == "udp" {
