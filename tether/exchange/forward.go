@@ -36,9 +36,11 @@ const (
 	DefaultHeadTimeout  = 30 * time.Second
 	DefaultStallTimeout = 5 * time.Minute
 
-	continueWait = time.Second      // for the device's 100, before the body is sent anyway (RFC 9110 §10.1.1)
-	halfOpen     = 30 * time.Second // a tunnel whose one direction ended
-	busyRetry    = time.Second      // Retry-After of 503
+	continueWait = time.Second            // for the device's 100, before the body is sent anyway (RFC 9110 §10.1.1)
+	halfOpen     = 30 * time.Second       // a tunnel whose one direction ended
+	busyRetry    = time.Second            // Retry-After of 503
+	lingerTime   = 500 * time.Millisecond // for a client to read an early answer
+	lingerBytes  = 4 << 20                // most that is read away meanwhile
 )
 
 // StatusClientClosed is the Status of an Error when the client went away: nobody is left
@@ -82,7 +84,7 @@ func Forward(w http.ResponseWriter, r *http.Request, s *mux.Session, o Options) 
 	defer func() {
 		st.Reset(end)
 		if up != nil {
-			up.stop()
+			up.stop(end == frame.ResetNone)
 		}
 	}()
 	if req.Flags&frame.FlagEnd == 0 && req.Flags&frame.FlagUpgrade == 0 {
@@ -91,6 +93,9 @@ func Forward(w http.ResponseWriter, r *http.Request, s *mux.Session, o Options) 
 	head, err := f.waitHead(up)
 	if err != nil {
 		e := f.headError(err)
+		if up != nil && up.pending() && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
 		if e.Status == http.StatusGatewayTimeout {
 			end = frame.ResetTimeout
 		}
@@ -101,6 +106,13 @@ func Forward(w http.ResponseWriter, r *http.Request, s *mux.Session, o Options) 
 	}
 	if err := f.prepare(&head); err != nil {
 		return &Error{Status: http.StatusBadGateway, Code: frame.ResetBadHead, Err: err}
+	}
+	if req.Flags&frame.FlagUpgrade != 0 {
+		_ = st.End(nil) // no tunnel: nothing more goes to the device (SPEC.md §5.8)
+	}
+	if up != nil && up.pending() && r.ProtoMajor == 1 {
+		// What is left of the body must never be taken for the next request.
+		w.Header().Set("Connection", "close")
 	}
 	f.answer(&head, up)
 	end = frame.ResetNone
@@ -350,17 +362,19 @@ const stallAfter = 64 << 10
 // upload sends the request's body from a goroutine of its own, since answers may come
 // early.
 type upload struct {
-	w     http.ResponseWriter
-	r     *http.Request
-	st    *mux.Stream
-	last  atomic.Int64  // Unix nanoseconds of the last progress
-	start chan struct{} // closed when the body may be read; nil: at once
-	once  sync.Once
-	done  chan struct{}
+	w      http.ResponseWriter
+	r      *http.Request
+	st     *mux.Stream
+	last   atomic.Int64  // Unix nanoseconds of the last progress
+	start  chan struct{} // closed when the body may be read; nil: at once
+	once   sync.Once
+	linger atomic.Bool   // the answer is complete: read the rest away
+	over   chan struct{} // closed by stop
+	done   chan struct{}
 }
 
 func startUpload(w http.ResponseWriter, r *http.Request, st *mux.Stream) *upload {
-	u := &upload{w: w, r: r, st: st, done: make(chan struct{})}
+	u := &upload{w: w, r: r, st: st, over: make(chan struct{}), done: make(chan struct{})}
 	if r.ProtoMajor == 1 {
 		_ = http.NewResponseController(w).EnableFullDuplex() // or net/http reads the body away before an early answer
 	}
@@ -381,17 +395,44 @@ func (u *upload) proceed() {
 
 func (u *upload) progress() time.Time { return time.Unix(0, u.last.Load()) }
 
-// stop returns when nobody reads the body any more.
-func (u *upload) stop() {
-	u.proceed()
+// pending reports whether the body is still being read.
+func (u *upload) pending() bool {
 	select {
 	case <-u.done:
-		return
+		return false
 	default:
+		return true
 	}
-	// A Read of a slow client's body would wait on; this connection is not used again.
-	_ = http.NewResponseController(u.w).SetReadDeadline(time.Unix(1, 0))
+}
+
+// stop returns when nobody reads the body any more. After a complete answer the client
+// has a moment to read it before its connection closes, during which what it still sends
+// is read away: closing at once would destroy the answer on its way (RFC 9112 §9.6).
+func (u *upload) stop(answered bool) {
+	u.proceed()
+	if !u.pending() {
+		return
+	}
+	until := time.Unix(1, 0) // a Read of a slow client's body would wait on
+	rc := http.NewResponseController(u.w)
+	if answered && rc.Flush() == nil {
+		u.linger.Store(true)
+		until = time.Now().Add(lingerTime)
+	}
+	_ = rc.SetReadDeadline(until)
+	close(u.over)
 	<-u.done
+}
+
+// away reads what the client still sends, within the deadline that stop sets.
+func (u *upload) away(buf []byte) {
+	for n := 0; u.linger.Load() && n < lingerBytes; {
+		m, err := u.r.Body.Read(buf)
+		if err != nil {
+			return
+		}
+		n += m
+	}
 }
 
 var uploads = sync.Pool{New: func() any { b := make([]byte, hold); return &b }}
@@ -428,8 +469,11 @@ func (u *upload) run() {
 			return
 		}
 		if n > 0 {
-			if _, err := u.st.Write((*buf)[:n]); err != nil {
-				return // the answer, or its failure, is the other goroutine's
+			if _, werr := u.st.Write((*buf)[:n]); werr != nil {
+				// The answer, or its failure, is the other goroutine's.
+				<-u.over
+				u.away(*buf)
+				return
 			}
 			u.last.Store(time.Now().UnixNano())
 		}

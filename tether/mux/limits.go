@@ -42,7 +42,7 @@ const (
 
 	floodLimit = 1000             // control frames
 	floodSpan  = 10 * time.Second // in so long; payload earns more, see Session.earn
-	floodEarn  = 4 << 10          // payload bytes that earn one control frame
+	floodEarn  = 4 << 10          // payload bytes that earn the peer one control frame; whatever we send that asks for one counts as so many
 
 	// DefaultKeepalive is how long a device may be silent before it sends a PING.
 	DefaultKeepalive = 25 * time.Second

@@ -158,6 +158,7 @@ func (s *Session) next() *message {
 		m := newMessage()
 		n := s.take(m, o.long.pop())
 		if token, ok := o.flight.sent(n, s); ok {
+			s.earned += floodEarn // for its PONG
 			m.b = frame.AppendPing(m.b, token)
 		}
 		return m
@@ -191,7 +192,7 @@ func (s *Session) take(m *message, st *Stream) int {
 	st.wbuf = st.wbuf[n:]
 	st.sendCredit -= int64(n)
 	st.burst += n
-	s.earned += n
+	s.earned += max(n, floodEarn)
 	st.queuedOut = false
 	switch {
 	case len(st.wbuf) == 0:

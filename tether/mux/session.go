@@ -360,6 +360,7 @@ func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 	}
 	s.token++
 	token := s.token
+	s.earned += floodEarn
 	if !s.controlFrame(frame.TypePing, 0, token) {
 		s.mu.Unlock()
 		return 0, errQueue
@@ -436,6 +437,7 @@ func (s *Session) send(m *message) error {
 		return err
 	}
 	s.queue(m)
+	s.earned += floodEarn // a NOTIFY brings a NOTIFY_ACK
 	s.flush(true, nil)
 	return nil
 }

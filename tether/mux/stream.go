@@ -216,7 +216,7 @@ func (st *Stream) write(m *message, p []byte, end bool) (int, error) {
 		m.b = frame.AppendData(m.b, st.id, p, end)
 		st.sendCredit -= int64(len(p))
 		st.burst += len(p)
-		s.earned += len(p)
+		s.earned += max(len(p), floodEarn)
 		data = false
 	}
 	if m != nil {

@@ -20,11 +20,15 @@ import (
 	"github.com/cloudrest/cloudrest/tether/ws"
 )
 
-// HandshakeTimeout bounds each side's wait for the other's next handshake frame.
-const HandshakeTimeout = 10 * time.Second
+// Waits of SPEC.md §4: the relay's for HELLO, and the device's for CHALLENGE; and the
+// device's for ACCEPT, behind which the relay may have asked a directory.
+const (
+	HandshakeTimeout = 10 * time.Second
+	acceptTimeout    = 20 * time.Second
+)
 
 // dialTimeout bounds DNS, TCP, TLS, upgrade and handshake together.
-const dialTimeout = 30 * time.Second
+const dialTimeout = 45 * time.Second
 
 // Device is what a device says of itself when it connects.
 type Device struct {
@@ -91,8 +95,13 @@ func (d *Device) Connect(ctx context.Context, u *url.URL, addr string) (*mux.Ses
 	return s, a, nil
 }
 
-// hostOf is the name that the relay must use: lower case, without port and brackets.
-func hostOf(u *url.URL) string { return strings.ToLower(u.Hostname()) }
+// hostOf is the name that the relay must use.
+func hostOf(u *url.URL) string { return canonicalHost(u.Hostname()) }
+
+// canonicalHost is lower case, without a final dot and without brackets (SPEC.md §4.1).
+func canonicalHost(host string) string {
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+}
 
 // carrier is a ws.Conn, or a fake.
 type carrier interface {
@@ -209,7 +218,7 @@ func clientExporter(c carrier, binding uint8) ([]byte, error) {
 }
 
 func exporter(state tls.ConnectionState) ([]byte, error) {
-	e, err := state.ExportKeyingMaterial(proof.ExporterLabel, nil, proof.ExporterSize)
+	e, err := state.ExportKeyingMaterial(proof.ExporterLabel, []byte{}, proof.ExporterSize)
 	if err != nil {
 		return nil, fmt.Errorf("export TLS keying material: %w", err)
 	}
@@ -229,12 +238,17 @@ func expect(c carrier, t frame.Type, parse func(body []byte) error) error {
 
 // expectMore is expect for a frame that others may follow.
 func expectMore(c carrier, t frame.Type, parse func(body, rest []byte) error) error {
-	if err := c.SetReadDeadline(time.Now().Add(HandshakeTimeout)); err != nil {
+	wait := HandshakeTimeout
+	if t == frame.TypeAccept {
+		wait = acceptTimeout
+	}
+	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return err
 	}
-	err := c.Read(func(msg []byte) error {
-		if len(msg) == 0 {
-			return fmt.Errorf("%w: empty message, want %v", ErrHandshake, t)
+	empty := true
+	read := func(msg []byte) error {
+		if empty = len(msg) == 0; empty {
+			return nil // SPEC.md §2.1
 		}
 		f, rest, err := frame.Next(msg)
 		switch {
@@ -253,9 +267,11 @@ func expectMore(c carrier, t frame.Type, parse func(body, rest []byte) error) er
 			return fmt.Errorf("%w: %w", ErrHandshake, err)
 		}
 		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read %v: %w", t, err)
+	}
+	for empty {
+		if err := c.Read(read); err != nil {
+			return fmt.Errorf("read %v: %w", t, err)
+		}
 	}
 	return nil
 }

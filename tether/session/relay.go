@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
@@ -50,7 +49,7 @@ type Relay struct {
 	// Acked is the last notification of this device that is safe; nil or zero: none.
 	Acked     func(context.Context, *Peer) tether.EventID
 	Keepalive time.Duration        // default mux.DefaultKeepalive
-	Spread    func() time.Duration // reconnect spread; nil: 10 s
+	Spread    func() time.Duration // reconnect spread, at least 10 s; nil: 10 s
 	Budget    *mux.Budget
 	Logger    *slog.Logger
 	Now       func() time.Time // nil: time.Now
@@ -105,7 +104,7 @@ func (rl *Relay) name(host string) (string, bool) {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
+	host = canonicalHost(host)
 	if host == "" || len(host) > 200 {
 		return "", false
 	}
@@ -251,7 +250,7 @@ func (rl *Relay) spread() time.Duration {
 	if rl.Spread == nil {
 		return defaultSpread
 	}
-	return rl.Spread()
+	return max(rl.Spread(), defaultSpread)
 }
 
 // prove checks the device's proof and fills in its key.
