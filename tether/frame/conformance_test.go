@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/exchange"
 	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/mux"
 	"github.com/cloudrest/cloudrest/tether/proof"
@@ -387,5 +388,31 @@ func TestCarrierRules(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMisdirectedRequest {
 		t.Errorf("another host name = %d, want 421", resp.StatusCode)
+	}
+}
+
+// The numbers of SPEC.md that live above this package.
+func TestSpecNumbers(t *testing.T) {
+	spec := readSpec(t)
+	seconds := func(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Seconds())) }
+	for _, want := range []string{
+		fmt.Sprintf("| window | %d | %d to %d;", mux.DeviceWindow, mux.MinWindow, mux.MaxWindow),
+		fmt.Sprintf("| streams | %d | 1 to %d;", mux.DefaultStreams, mux.MaxStreams),
+		fmt.Sprintf("bytes; default %d, see", mux.MinWindow),
+		fmt.Sprintf("WINDOW of %d behind each REQUEST", mux.StartWindow-mux.MinWindow),
+		fmt.Sprintf("%d in all", mux.StartWindow),
+		fmt.Sprintf("to %d bytes, then %d", mux.GrownWindow, mux.MaxWindow),
+		fmt.Sprintf("0 means %d |", int(mux.DefaultKeepalive.Seconds())),
+		"| HELLO, at the relay; CHALLENGE, at the device | " + seconds(session.HandshakeTimeout),
+		"| one write to the socket | " + seconds(ws.WriteTimeout),
+		"the relay waits " + seconds(exchange.DefaultHeadTimeout) + " (`timeout`)",
+		fmt.Sprintf("of an answer for %d minutes", int(exchange.DefaultStallTimeout.Minutes())),
+		"subprotocol `" + tether.Subprotocol + "`", "| path at the relay | `" + tether.TetherPath + "` |",
+		"| tracing field | `" + tether.HeaderID + "` |", "| sequence field | `" + tether.HeaderSequenceID + "` |",
+		"label `" + proof.ExporterLabel + "`, a context of zero length, " + fmt.Sprint(proof.ExporterSize) + " bytes",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(spec), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("SPEC.md lacks %q", want)
+		}
 	}
 }

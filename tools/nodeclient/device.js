@@ -115,7 +115,7 @@ export class Connection {
 
   onChallenge(challenge) {
     this.challenged = true;
-    const dialled = new URL(this.url).hostname.replace(/^\[|\]$/g, '');
+    const dialled = new URL(this.url).hostname.replace(/^\[|\]$|\.$/g, '');
     if (challenge.relay !== dialled) return this.fail(`the challenge is that of ${challenge.relay}, we dialled ${dialled}`);
     let exporter = Buffer.alloc(0);
     if (challenge.binding === BIND_EXPORTER) exporter = this.tls.exportKeyingMaterial(EXPORTER_SIZE, EXPORTER_LABEL, Buffer.alloc(0));
