@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -350,6 +351,35 @@ func TestInvalidVectors(t *testing.T) {
 				t.Errorf("class %s (%v), want %s", class, err, v.class)
 			}
 		})
+	}
+}
+
+// The reader in C, which was written from SPEC.md, agrees on every vector.
+func TestVectorsInC(t *testing.T) {
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip("no C compiler is installed")
+	}
+	program := filepath.Join(t.TempDir(), "frames")
+	build := func(flags ...string) ([]byte, error) {
+		return exec.CommandContext(t.Context(), cc, append(flags, "-std=c99", "-Wall", "-Wextra", "-Werror", "-o", program, "../testdata/frames.c")...).CombinedOutput()
+	}
+	if out, err := build("-fsanitize=address,undefined"); err != nil {
+		t.Logf("without sanitizers: %s", out)
+		if out, err := build(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	vectors, err := os.Open("../testdata/frames.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vectors.Close()
+	run := exec.CommandContext(t.Context(), program)
+	run.Stdin = vectors
+	want := fmt.Sprintf("%d messages, 0 wrong\n", len(validVectors(t))+len(invalidVectors()))
+	if out, err := run.CombinedOutput(); err != nil || string(out) != want {
+		t.Errorf("%v, %q, want %q", err, out, want)
 	}
 }
 
