@@ -72,32 +72,68 @@ func (k *keeper) tick() {
 }
 
 // probe looks after a device that owes an answer on st and says when to look again: after
-// some silence it gets one PING, and without any byte after that the session fails.
-func (s *Session) probe(st *Stream, now time.Time) time.Time {
+// some silence it gets one PING, and without any byte after that the session is to fail.
+// s.mu is held.
+func (s *Session) probe(st *Stream, now time.Time) (time.Time, error) {
 	since := s.LastSeen()
 	if since.Before(st.opened) {
 		since = st.opened
 	}
 	if due := since.Add(silence); now.Before(due) {
-		return due
+		return due, nil
 	}
-	s.mu.Lock()
-	if s.probed.Before(since) {
+	if !since.Before(s.probed) {
 		s.probed = now
 		s.token++
+		s.earned += floodEarn
 		if !s.controlFrame(frame.TypePing, 0, s.token) {
-			s.mu.Unlock()
-			s.fail(errQueue)
-			return now
+			return now, errQueue
 		}
 		s.flush(false, nil)
-		return now.Add(probeWait)
+		s.mu.Lock()
+		return now.Add(probeWait), nil
 	}
-	due := s.probed.Add(probeWait)
-	s.mu.Unlock()
-	if now.Before(due) {
-		return due
+	if due := s.probed.Add(probeWait); now.Before(due) {
+		return due, nil
 	}
-	s.fail(ErrSilent)
-	return now
+	return now, ErrSilent
+}
+
+// watchFor has the waiters of all streams looked after at t, too: one timer serves them
+// all, and as most requests wait for the same few seconds it is hardly ever moved. s.mu is
+// held.
+func (s *Session) watchFor(t time.Time) {
+	if t.IsZero() || s.err != nil || !s.watchAt.IsZero() && !t.Before(s.watchAt) {
+		return
+	}
+	s.watchAt = t
+	if d := time.Until(t); s.watch == nil {
+		s.watch = time.AfterFunc(d, s.wakeDue)
+	} else {
+		s.watch.Reset(d)
+	}
+}
+
+// wakeDue wakes the waiters whose time has come.
+func (s *Session) wakeDue() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.watchAt = time.Time{}
+	var next time.Time
+	look := func(due *time.Time, sig chan struct{}) {
+		switch {
+		case due.IsZero():
+		case !now.Before(*due):
+			*due = time.Time{}
+			wake(sig)
+		case next.IsZero() || due.Before(next):
+			next = *due
+		}
+	}
+	for _, st := range s.streams {
+		look(&st.rdue, st.rsig)
+		look(&st.wdue, st.wsig)
+	}
+	s.watchFor(next)
 }

@@ -99,6 +99,8 @@ type Session struct {
 	controls int // control frames since floodFrom
 	flooded  time.Time
 	timer    *time.Timer // keepalive
+	watch    *time.Timer // wakes streams whose wait has a deadline; at most one for all
+	watchAt  time.Time   // when it fires; zero: not at all
 }
 
 type ping struct {
@@ -265,8 +267,10 @@ func (s *Session) fail(err error) {
 			*c = nil
 		}
 	}
-	if s.timer != nil {
-		s.timer.Stop()
+	for _, t := range []*time.Timer{s.timer, s.watch} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	close(s.done)
 	s.mu.Unlock()
@@ -299,7 +303,7 @@ func (s *Session) end(err error, away *frame.GoAway, code int, reason string) {
 	}
 	s.flush(false, nil)
 	go func() {
-		waitSignal(idle, nil, time.Now().Add(closeWait))
+		waitUntil(idle, nil, time.Now().Add(closeWait))
 		s.carrier.Close(code, reason)
 		s.fail(err)
 	}()
@@ -342,7 +346,7 @@ func (s *Session) Drain(ctx context.Context, g frame.GoAway) {
 		}
 		quiet := s.quiet
 		s.mu.Unlock()
-		waitSignal(quiet, ctx, time.Time{})
+		waitSignal(quiet, ctx)
 	} else {
 		s.mu.Unlock()
 	}
@@ -534,7 +538,7 @@ func (s *Session) waitSlot(ctx context.Context) error {
 		s.slots = append(s.slots, got)
 		until = time.Now().Add(slotWait)
 		s.mu.Unlock()
-		waitSignal(got, ctx, until)
+		waitUntil(got, ctx, until)
 		s.mu.Lock()
 		for i, w := range s.slots {
 			if w == got { // nobody gave it to us
@@ -566,7 +570,7 @@ func (s *Session) waitSlot(ctx context.Context) error {
 		}
 		room := s.waitRoomChan()
 		s.mu.Unlock()
-		waitSignal(room, ctx, until)
+		waitUntil(room, ctx, until)
 		s.mu.Lock()
 	}
 }

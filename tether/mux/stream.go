@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether/frame"
@@ -40,6 +39,7 @@ type Stream struct {
 	burstAt    time.Time
 	wsig       chan struct{}
 	wdl        time.Time
+	wdue       time.Time // when the watch wakes the waiting Write; zero: not at all
 
 	recv       queue
 	recvCredit int64 // what the peer may still send
@@ -52,6 +52,7 @@ type Stream struct {
 	trailers   map[string][]string
 	rsig       chan struct{}
 	rdl        time.Time
+	rdue       time.Time // as wdue, for Read and Head
 	opened     time.Time
 }
 
@@ -253,9 +254,10 @@ func (st *Stream) write(m *message, p []byte, end bool) (int, error) {
 			s.mu.Unlock()
 			return n, err
 		}
-		dl := st.wdl
+		st.wdue = st.wdl
+		s.watchFor(st.wdue)
 		s.mu.Unlock()
-		waitSignal(st.wsig, nil, dl)
+		<-st.wsig
 	}
 }
 
@@ -266,7 +268,7 @@ func (st *Stream) waitRoom() error {
 		room := s.waitRoomChan()
 		dl := st.wdl
 		s.mu.Unlock()
-		waitSignal(room, nil, dl)
+		waitUntil(room, nil, dl)
 		s.mu.Lock()
 		if err := st.sendable(); err != nil {
 			return err
@@ -409,10 +411,12 @@ func (st *Stream) waitData(ctx context.Context) error {
 		if st.rsig == nil {
 			st.rsig = make(chan struct{}, 1)
 		}
-		dl := st.rdl
+		st.rdue = st.rdl
+		st.s.watchFor(st.rdue)
 		st.s.mu.Unlock()
-		waitSignal(st.rsig, ctx, dl)
+		waitSignal(st.rsig, ctx)
 		st.s.mu.Lock()
+		st.rdue = time.Time{}
 	}
 }
 
@@ -494,32 +498,40 @@ func (st *Stream) Buffered() (n int, whole bool) {
 // device is asked; without an answer the session fails with ErrSilent.
 func (st *Stream) Head(ctx context.Context, until time.Time) (frame.Response, error) {
 	s := st.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
-		s.mu.Lock()
-		if len(st.heads) > 0 {
+		switch {
+		case len(st.heads) > 0:
 			h := st.heads[0]
 			st.heads[0] = frame.Response{}
 			st.heads = st.heads[1:]
-			s.mu.Unlock()
 			return h, nil
-		}
-		err := st.err
-		s.mu.Unlock()
-		if err != nil {
-			return frame.Response{}, err
-		}
-		if ctx.Err() != nil {
+		case st.err != nil:
+			return frame.Response{}, st.err
+		case ctx.Err() != nil:
 			return frame.Response{}, context.Cause(ctx)
 		}
 		now := time.Now()
 		if !now.Before(until) {
 			return frame.Response{}, ErrHeadTimeout
 		}
-		look := s.probe(st, now)
+		look, err := s.probe(st, now)
+		if err != nil {
+			s.mu.Unlock()
+			s.fail(err)
+			s.mu.Lock()
+			continue
+		}
 		if look.After(until) {
 			look = until
 		}
-		waitSignal(st.rsig, ctx, look)
+		st.rdue = look
+		s.watchFor(look)
+		s.mu.Unlock()
+		waitSignal(st.rsig, ctx)
+		s.mu.Lock()
+		st.rdue = time.Time{}
 	}
 }
 
@@ -541,33 +553,34 @@ func (st *Stream) SetWriteDeadline(t time.Time) {
 
 func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
-var timers sync.Pool // of *time.Timer, stopped
+// waitSignal waits for a signal or ctx, which may be nil. Deadlines are the watch's.
+func waitSignal(sig <-chan struct{}, ctx context.Context) {
+	if ctx == nil {
+		<-sig
+		return
+	}
+	select {
+	case <-sig:
+	case <-ctx.Done():
+	}
+}
 
-// waitSignal waits for a signal, ctx (may be nil) or the deadline (zero: none).
-func waitSignal(sig <-chan struct{}, ctx context.Context, deadline time.Time) {
+// waitUntil is waitSignal for the rare waits that have a deadline of their own; the zero
+// time means none.
+func waitUntil(sig <-chan struct{}, ctx context.Context, deadline time.Time) {
+	if deadline.IsZero() {
+		waitSignal(sig, ctx)
+		return
+	}
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
 	var done <-chan struct{}
 	if ctx != nil {
 		done = ctx.Done()
-	}
-	if deadline.IsZero() {
-		select {
-		case <-sig:
-		case <-done:
-		}
-		return
-	}
-	d := time.Until(deadline)
-	t, ok := timers.Get().(*time.Timer)
-	if ok {
-		t.Reset(d)
-	} else {
-		t = time.NewTimer(d)
 	}
 	select {
 	case <-sig:
 	case <-done:
 	case <-t.C:
 	}
-	t.Stop()
-	timers.Put(t)
 }
