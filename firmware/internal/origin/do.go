@@ -63,7 +63,7 @@ func (c *Client) exchange(ctx context.Context, cn *conn, q *Request) (*Response,
 		return nil, err
 	}
 	r := &Response{client: c, cn: cn, ctx: ctx, abort: cn.abort, timeout: c.conf.BodyTimeout, Length: -1}
-	r.unwatch = context.AfterFunc(ctx, cn.abort)
+	r.unwatch = onEnd(ctx, cn.abort)
 	cn.in.any = false
 	cn.within(c.conf.HeadTimeout)
 	if len(q.Payload) <= cap(cn.out)-len(cn.out) {
@@ -89,7 +89,8 @@ func (c *Client) exchange(ctx context.Context, cn *conn, q *Request) (*Response,
 		r.sender = &sender{cn: cn, q: q, quit: make(chan struct{}), done: make(chan struct{})}
 		r.sender.progress.Store(int64(clock()))
 		if q.Expect {
-			r.sender.goAhead = make(chan struct{})
+			r.goAhead = make(chan struct{})
+			r.sender.goAhead = r.goAhead
 		}
 		go r.sender.run()
 	}
@@ -97,6 +98,17 @@ func (c *Client) exchange(ctx context.Context, cn *conn, q *Request) (*Response,
 		return nil, r.fail(err)
 	}
 	return r, nil
+}
+
+// onEnd is context.AfterFunc. A context that can do that itself is asked directly, which
+// saves making its Done channel for nearly every request (tether/http1's is such a one).
+func onEnd(ctx context.Context, f func()) (stop func() bool) {
+	if a, ok := ctx.(interface {
+		AfterFunc(func()) func() bool
+	}); ok {
+		return a.AfterFunc(f)
+	}
+	return context.AfterFunc(ctx, f)
 }
 
 // fail ends an exchange that gave no answer and says why, the root cause first.
@@ -132,9 +144,9 @@ func (r *Response) readHeads(q *Request) error {
 			return r.begin(q, &h)
 		}
 		if h.status == 100 {
-			if s := r.sender; s != nil && s.goAhead != nil {
-				close(s.goAhead)
-				s.goAhead = nil
+			if r.goAhead != nil {
+				close(r.goAhead)
+				r.goAhead = nil
 			}
 			continue // the server in front says 100 itself, when its body is read
 		}

@@ -29,6 +29,8 @@ func newLocal(h http.Handler, l *slog.Logger) *local {
 		if who := r.Header.Get("X-Forwarded-For"); who != "" {
 			r.RemoteAddr = net.JoinHostPort(who, "0")
 		}
+		// Else the server would swallow the rest of the body at the first byte of an answer.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		h.ServeHTTP(w, r)
 	}
 	return &local{

@@ -29,6 +29,7 @@ type Response struct {
 	unwatch func() bool
 	abort   func()
 	sender  *sender
+	goAhead chan struct{} // closed by 100 Continue
 	timeout time.Duration
 
 	mode    bodyMode
