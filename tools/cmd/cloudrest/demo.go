@@ -619,7 +619,7 @@ func (d *demo) showLogs() {
 		return
 	}
 	for _, p := range d.procs {
-		fmt.Fprintf(d.out, "\n%s\n%s", d.out.paint(bold, "last words of "+p.name+":"), p.log.last())
+		fmt.Fprintf(d.out, "\n%s\n%s\n", d.out.paint(bold, "last words of "+p.name+":"), p.log.last())
 	}
 }
 
@@ -705,7 +705,7 @@ func (p *proc) end() {
 
 // logFile keeps the first line and the last ones in memory, all of it in a file.
 type logFile struct {
-	*os.File
+	f    *os.File   // not embedded: its ReadFrom would go past Write
 	mu   sync.Mutex // guards what follows
 	text []byte
 	head []byte
@@ -721,7 +721,7 @@ func newLogFile(path string) (*logFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make log: %w", err)
 	}
-	return &logFile{File: f}, nil
+	return &logFile{f: f}, nil
 }
 
 func (l *logFile) Write(b []byte) (int, error) {
@@ -731,8 +731,10 @@ func (l *logFile) Write(b []byte) (int, error) {
 	if l.text = append(l.text, b...); len(l.text) > 2*maxTail {
 		l.text = append(l.text[:0], l.text[len(l.text)-maxTail:]...)
 	}
-	return l.File.Write(b)
+	return l.f.Write(b)
 }
+
+func (l *logFile) Close() error { return l.f.Close() }
 
 // first is the beginning up to the first newline; "" before there is one.
 func (l *logFile) first() string {

@@ -81,18 +81,20 @@ func TestLogFile(t *testing.T) {
 	if l.first() != "" {
 		t.Error("a first line before anything was written")
 	}
-	fmt.Fprint(l, "listening on x")
+	if _, err := io.Copy(l, struct{ io.Reader }{strings.NewReader("listening on x")}); err != nil { // as os/exec does
+		t.Fatal(err)
+	}
 	if got := l.first(); got != "" {
 		t.Errorf("first = %q before the line ended", got)
 	}
 	fmt.Fprintln(l)
+	if got := l.first(); got != "listening on x" {
+		t.Errorf("first = %q", got)
+	}
 	for i := range 10_000 {
 		fmt.Fprintln(l, "line", i)
 	}
 	l.Close()
-	if got := l.first(); got != "listening on x" {
-		t.Errorf("first = %q", got)
-	}
 	if got := l.last(); !strings.HasSuffix(got, "  line 9999\n") || len(got) > 2*maxTail {
 		t.Errorf("last is %d bytes and ends with %q", len(got), got[max(0, len(got)-20):])
 	}
