@@ -1,0 +1,144 @@
+package devnode
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether/frame"
+)
+
+// Run sweeps over the tethers until ctx is done. It ends none then; see Drain.
+func (n *Node) Run(ctx context.Context) error {
+	start := time.Now()
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			n.sweep(time.Since(start))
+			n.checkList()
+		}
+	}
+}
+
+// all is a copy of the connections, so that nothing is done under the lock.
+func (n *Node) all() []*conn {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	list := make([]*conn, 0, len(n.conns))
+	for _, c := range n.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// sweep asks those that have been silent for longer than they should (a device sends a
+// PING after a keepalive interval) and ends those that did not answer within 10 s: 45 s
+// at most with the usual interval. now is a clock that never jumps. The time of the last
+// byte is wall time: after a jump of the clock everybody is asked, and nobody is ended who
+// answers.
+func (n *Node) sweep(now time.Duration) {
+	limit := n.cfg.Keepalive * 12 / 10
+	var ask []*conn
+	for _, c := range n.all() {
+		last := c.session.LastSeen()
+		silent := time.Since(last)
+		switch {
+		case c.asked > 0 && last.UnixNano() != c.heard:
+			c.asked = 0
+		case c.asked > 0 && now-c.asked >= pongWait:
+			n.count.silent.Add(1)
+			n.log.Info("device is silent", "device", c.id, "since", last)
+			c.session.Close(closeGoing, "silent")
+		case c.asked == 0 && (silent > limit || silent < -time.Second):
+			c.asked, c.heard = max(now, 1), last.UnixNano()
+			ask = append(ask, c)
+		case c.session.Draining() && !c.leaving.Load() && !n.draining.Load():
+			// Its stream ids are used up: the device is to come again (SPEC.md §5).
+			c.leaving.Store(true)
+			ask = append(ask, c)
+		}
+	}
+	if len(ask) > 0 && n.asking.CompareAndSwap(false, true) {
+		go func() { // writing may take its time
+			defer n.asking.Store(false)
+			sent, cancel := context.WithCancel(context.Background())
+			cancel() // the answer shows in LastSeen, nobody waits for it
+			for _, c := range ask {
+				if c.leaving.Load() {
+					c.session.GoAway(frame.GoAway{Code: frame.GoAwayDrain, Text: "please connect again"})
+					continue
+				}
+				_, _ = c.session.Ping(sent)
+			}
+		}()
+	}
+}
+
+// checkList ends connections that a changed list of devices does not allow any more.
+func (n *Node) checkList() {
+	now := n.cfg.List.All()
+	if n.listed.Swap(now) == now {
+		return
+	}
+	for _, c := range n.all() {
+		public, ok := (*now)[c.id]
+		var g frame.GoAway
+		switch {
+		case ok && keyHash(public) != c.key:
+			g = frame.GoAway{Code: frame.GoAwayAuth, Text: "another key is on the list for this device"}
+		case !ok && !n.cfg.FirstUse:
+			g = frame.GoAway{Code: frame.GoAwayUnknown, Text: "the device was taken off the list"}
+		default:
+			continue
+		}
+		n.log.Warn("device is not allowed any more", "security", "device_removed", "device", c.id, "code", g.Code)
+		g.RetryAfter = uint32(refusedRetry.Milliseconds())
+		go c.end(g, closePolicy)
+	}
+}
+
+// Drain sends the devices elsewhere: GOAWAY 0, spread over the given time, and an end to
+// each tether once its last request is answered. It returns when all have ended, and
+// after ctx is done ends what is left. New tethers are refused from its begin.
+func (n *Node) Drain(ctx context.Context, over time.Duration) {
+	n.draining.Store(true)
+	list := n.all()
+	g := frame.GoAway{Code: frame.GoAwayDrain, Spread: uint32(n.spread().Milliseconds()), Text: "the relay stops"}
+	const parts = 20
+	var wg sync.WaitGroup
+	for i := range parts {
+		part := list[len(list)*i/parts : len(list)*(i+1)/parts]
+		wg.Go(func() {
+			for _, c := range part {
+				wg.Go(func() { c.session.Drain(ctx, g); <-c.session.Done() })
+			}
+		})
+		if len(part) == 0 || i == parts-1 {
+			continue
+		}
+		select {
+		case <-time.After(over / parts):
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+}
+
+// Close ends all tethers at once.
+func (n *Node) Close() {
+	n.draining.Store(true)
+	for _, c := range n.all() {
+		c.session.Close(closeGoing, "the relay stops")
+	}
+	for _, c := range n.all() {
+		<-c.session.Done()
+	}
+}
+
+// sameKey compares public keys in their one DER form.
+func sameKey(a, b []byte) bool { return bytes.Equal(a, b) }
