@@ -220,6 +220,7 @@ func do(t *testing.T, method, url string, body io.Reader, header ...string) (*ht
 
 func TestClient(t *testing.T) {
 	dir := install(t)
+	t.Run("device.test.js", func(t *testing.T) { nodeTest(t, dir, "device.test.js") })
 	t.Run("all", func(t *testing.T) { testAll(t, dir) })
 	t.Run("TLS 1.2", func(t *testing.T) { testTLS12(t, dir) })
 	t.Run("another relay's challenge", func(t *testing.T) { testForeignChallenge(t, dir) })

@@ -21,19 +21,25 @@ func tool(t *testing.T, name string) string {
 }
 
 func TestVectors(t *testing.T) {
+	nodeTest(t, ".", "vectors.test.js")
+}
+
+// nodeTest runs a test file of Node's own test runner.
+func nodeTest(t *testing.T, dir, file string) {
+	t.Helper()
 	node := tool(t, "node")
 	folder, err := filepath.Abs(vectors)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), node, "--test", "vectors.test.js")
-	cmd.Env = append(os.Environ(), "CLOUDREST_VECTORS="+folder)
+	cmd := exec.CommandContext(t.Context(), node, "--test", "--test-reporter=tap", file)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "CLOUDREST_VECTORS="+folder)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("node --test: %v\n%s", err, out)
+		t.Fatalf("node --test %s: %v\n%s", file, err, out)
 	}
 	if !bytes.Contains(out, []byte("# fail 0")) || bytes.Contains(out, []byte("# pass 0")) {
-		t.Errorf("node --test reports no passes:\n%s", out)
+		t.Errorf("node --test %s reports no passes:\n%s", file, out)
 	}
 }
 
