@@ -85,7 +85,7 @@ func (m *memory) Append(_ tether.DeviceID, n frame.Notify, c Acker) error {
 	}
 	n.Payload = bytes.Clone(n.Payload)
 	m.events = append(m.events, n)
-	go c.Stored(tether.EventID{Epoch: n.Epoch, Seq: n.Seq}, 1)
+	c.Stored(tether.EventID{Epoch: n.Epoch, Seq: n.Seq}, 1)
 	return nil
 }
 
