@@ -1,0 +1,229 @@
+// Command cloudrelay is the cloud side of CloudREST: devices keep one connection to it,
+// clients reach them through it. Package cloud/relay does the work; this program reads
+// the settings, handles signals and chooses the exit code. The commands token and devices
+// change small files in the state directory, which a running relay notices.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cloudrest/cloudrest/cloud/relay"
+	"github.com/cloudrest/cloudrest/tether/buildinfo"
+	"github.com/cloudrest/cloudrest/tether/settings"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings handed in.
+func run(args, environ []string, out, errOut io.Writer) int {
+	return program(errOut).Main(context.Background(), args, environ, out, errOut)
+}
+
+func program(errOut io.Writer) *settings.App {
+	var o options
+	var state string // of token and devices
+	var name string
+	var asJSON bool
+	stateDir := func(s *settings.Set) {
+		state = relay.DefaultStateDir
+		s.Path(&state, "state-dir", "the relay's directory for what it keeps")
+	}
+	runCommand := &settings.Command{
+		Name:    "run",
+		Summary: "run the relay",
+		Long: "Devices and clients share one listener: a device opens its tether at /v1/tether, a client finds " +
+			"devices at /v1/devices/list and reaches one at /d/<id>/<path> or <label>.<domain>/<path>, with " +
+			"\"Authorization: Bearer <operator token>\" or \"X-CloudREST-Token: <operator token>\". " +
+			"SIGTERM or SIGINT drains: devices are sent elsewhere, requests in flight finish; a second signal kills.",
+		Samples: []settings.Sample{
+			{Says: "a relay with its certificate; both files are read again when they change", Line: "cloudrelay --domain relay.example --tls-cert /etc/ssl/relay.pem --tls-key /etc/ssl/relay.key"},
+			{Says: "behind a load balancer that ends TLS and adds X-Forwarded-For", Line: "cloudrelay --domain relay.example --listen :8080 --tls off --trusted-proxies 10.0.0.0/8"},
+			{Says: "only devices that were listed before (see: cloudrelay devices)", Line: "cloudrelay --domain relay.example --tls-cert relay.pem --tls-key relay.key --enroll list"},
+			{Says: "let a client in: make a token, then ask for the devices", Line: "cloudrelay token --name phone"},
+		},
+		Declare: func(s *settings.Set) { o.declare(s) },
+	}
+	runCommand.Run = func(ctx context.Context, in *settings.Parsed, _ io.Writer) error { return o.run(ctx, in.Set, errOut) }
+	app := &settings.App{
+		Name:    "cloudrelay",
+		Summary: "makes devices behind home routers reachable: they dial out to it, clients come in through it",
+	}
+	app.Commands = []*settings.Command{
+		runCommand,
+		{
+			Name: "token", Summary: "make, list and revoke operator tokens, which let clients in",
+			Args: "[list | revoke NAME]", MaxArgs: 2,
+			Long: "Without arguments a token is made and printed, once: only its SHA-256 is kept. A running relay " +
+				"knows it at once, and forgets a revoked one within a second.",
+			Samples: []settings.Sample{
+				{Says: "make one", Line: "cloudrelay token --name phone"},
+				{Says: "which there are", Line: "cloudrelay token list"},
+				{Says: "a phone was lost", Line: "cloudrelay token revoke phone"},
+			},
+			Declare: func(s *settings.Set) {
+				stateDir(s)
+				name = ""
+				s.String(&name, "name", "what to call the new token; without it, the next number", settings.Example("phone"))
+			},
+			Run: func(_ context.Context, in *settings.Parsed, out io.Writer) error {
+				return token(state, name, in.Args, out)
+			},
+		},
+		{
+			Name: "devices", Summary: "list devices with their keys beforehand, and take them off again",
+			Args: "add ID KEY | list | remove ID", MinArgs: 1, MaxArgs: 3,
+			Long: "A listed device is let in with its listed key and no other, also with trust on first use; so this " +
+				"is how a device that lost its key comes back. With --enroll list nobody else is let in, and a device " +
+				"that is taken off is disconnected. KEY is the public key as base64 (DER), or a PEM file.",
+			Samples: []settings.Sample{
+				{Says: "let one in", Line: "cloudrelay devices add 8f43…e1 MCowBQYDK2VwAyEA…"},
+				{Says: "with its key in a file", Line: "cloudrelay devices add 8f43…e1 device.pem"},
+				{Says: "which there are", Line: "cloudrelay devices list"},
+			},
+			Declare: stateDir,
+			Run:     func(_ context.Context, in *settings.Parsed, out io.Writer) error { return devices(state, in.Args, out) },
+		},
+		{
+			Name: "example-config", Summary: "print a configuration file with every setting and its default",
+			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
+				text, err := app.Example(runCommand)
+				if err != nil {
+					return err
+				}
+				_, err = out.Write(text)
+				return err
+			},
+		},
+		{
+			Name: "version", Summary: "tell which build this is",
+			Declare: func(s *settings.Set) { s.Switch(&asJSON, "json", "print it as JSON") },
+			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
+				text := buildinfo.String("cloudrelay")
+				if asJSON {
+					text = string(buildinfo.JSON())
+				}
+				_, err := fmt.Fprintln(out, text)
+				return err
+			},
+		},
+	}
+	return app
+}
+
+// options is what the settings of run fill in.
+type options struct {
+	cfg       relay.Config
+	tls       bool
+	logLevel  string
+	logFormat string
+}
+
+// declare names every setting of run.
+func (o *options) declare(s *settings.Set) {
+	*o = options{
+		cfg: relay.Config{Role: relay.RoleAll, Listen: relay.DefaultListen, StateDir: relay.DefaultStateDir, Metrics: relay.DefaultMetrics,
+			Enroll: relay.EnrollFirstUse, MaxDevices: relay.DefaultMaxDevices, MaxInFlight: relay.DefaultMaxInFlight,
+			HeadTimeout: relay.DefaultHeadTimeout, Keepalive: relay.DefaultKeepalive, GoAway: relay.DefaultGoAway, Grace: relay.DefaultGrace},
+		tls: true, logLevel: "info", logFormat: "text",
+	}
+	c := &o.cfg
+	s.Group("The relay")
+	s.Enum(&c.Role, "role", []string{relay.RoleAll}, "what this process does: everything, on one machine (all)")
+	s.Strings(&c.Domains, "domain", "names under which devices dial and clients call, the first is shown to people",
+		settings.Required(), settings.Example("relay.example"), settings.What("NAME"))
+	s.Address(&c.Listen, "listen", "where devices and clients come in")
+	s.Path(&c.StateDir, "state-dir", "the directory for what is kept: devices, notifications, hashes of tokens")
+
+	s.Group("TLS")
+	s.File(&c.TLSCert, "tls-cert", "a PEM file with the certificate and its chain", settings.Example("/etc/ssl/relay.pem"))
+	s.File(&c.TLSKey, "tls-key", "a PEM file with the certificate's key", settings.Example("/etc/ssl/relay.key"))
+	s.OnOff(&o.tls, "tls", "off: a load balancer in front ends TLS, this process speaks plain HTTP")
+	settings.List(s, &c.TrustedProxies, "trusted-proxies", "CIDR", "an address or a range of addresses",
+		"load balancers whose X-Forwarded-For and X-Forwarded-Proto are believed", parsePrefix, netip.Prefix.String, settings.Example("10.0.0.0/8"))
+
+	s.Group("Devices")
+	s.Enum(&c.Enroll, "enroll", []string{relay.EnrollFirstUse, relay.EnrollList},
+		"who may come: any device, bound to the key it proves first, or only those listed by: cloudrelay devices")
+	s.Int(&c.MaxDevices, "max-devices", 1, 1_000_000, "how many may be connected at once")
+	s.Duration(&c.Keepalive, "keepalive", 15*time.Second, 240*time.Second, "after how much silence a device says that it is there; keep it under the load balancer's idle limit")
+
+	s.Group("Requests")
+	s.Int(&c.MaxInFlight, "max-in-flight", 1, 1_000_000, "how many may be at devices at once; the rest are answered 503 with Retry-After")
+	s.Duration(&c.HeadTimeout, "head-timeout", time.Second, 10*time.Minute, "how long to wait for the head of a device's answer before 504")
+
+	s.Group("The program")
+	s.Address(&c.Metrics, "metrics", "where to listen for Prometheus (/metrics)", settings.OrOff())
+	s.Duration(&c.DrainDelay, "drain-delay", 0, 10*time.Minute, "after SIGTERM, serve on for so long while /readyz says no, until load balancers have noticed")
+	s.Duration(&c.GoAway, "goaway", time.Millisecond, 10*time.Minute, "the time over which devices are then sent away")
+	s.Duration(&c.Grace, "grace", time.Second, 10*time.Minute, "how long requests in flight may go on after that")
+	s.Enum(&o.logLevel, "log-level", []string{"debug", "info", "warn", "error"}, "what to log, to standard error")
+	s.Enum(&o.logFormat, "log-format", []string{"text", "json"}, "how to log")
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Masked(), nil
+	}
+	ip, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, errors.New("neither an address nor a range")
+	}
+	return netip.PrefixFrom(ip, ip.BitLen()), nil
+}
+
+// run runs the relay until a signal. The first SIGTERM or SIGINT drains, a second kills.
+func (o *options) run(ctx context.Context, set *settings.Set, errOut io.Writer) error {
+	cfg := o.cfg
+	cfg.TLSOff = !o.tls
+	cfg.Logger = logger(errOut, o.logLevel, o.logFormat)
+	if err := cfg.Validate(); err != nil {
+		return &settings.ExitError{Code: settings.ExitUsage, Err: withSources(err, set)}
+	}
+	files, err := relay.RaiseFiles()
+	if want := uint64(cfg.MaxDevices); files > 0 && files < want+1024 {
+		cfg.Logger.Warn("fewer files may be open than devices may come: raise LimitNOFILE", "files", files, "max_devices", cfg.MaxDevices, "err", err)
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	r, err := relay.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, stop)() // from then on a signal has its usual effect: it kills
+	return r.Run(ctx)
+}
+
+// withSources adds to each mistake where its value came from.
+func withSources(err error, set *settings.Set) error {
+	list := []error{err}
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		list = j.Unwrap()
+	}
+	for i, e := range list {
+		if fe, ok := errors.AsType[*relay.FieldError](e); ok {
+			list[i] = fmt.Errorf("%s: %w", set.Source(fe.Field), e)
+		}
+	}
+	return errors.Join(list...)
+}
+
+func logger(w io.Writer, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		panic("cloudrelay: " + err.Error()) // the setting takes only known words
+	}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
+}
