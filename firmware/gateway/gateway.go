@@ -1,0 +1,358 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
+	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
+	"github.com/cloudrest/cloudrest/firmware/internal/admit"
+	"github.com/cloudrest/cloudrest/firmware/internal/describe"
+	"github.com/cloudrest/cloudrest/firmware/internal/identity"
+	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
+	"github.com/cloudrest/cloudrest/firmware/internal/notify"
+	"github.com/cloudrest/cloudrest/firmware/internal/origin"
+	"github.com/cloudrest/cloudrest/firmware/internal/proxy"
+	"github.com/cloudrest/cloudrest/firmware/internal/statefile"
+	"github.com/cloudrest/cloudrest/firmware/internal/store"
+	"github.com/cloudrest/cloudrest/firmware/internal/uplink"
+	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/buildinfo"
+	"github.com/cloudrest/cloudrest/tether/sse"
+)
+
+// maxListeners is how many programs may read the events at once; each holds only a cursor.
+const maxListeners = 64
+
+// ErrRan means that Run was called a second time, or after Close.
+var ErrRan = errors.New("gateway: it ran already")
+
+// Gateway is made by New. Its methods are safe for concurrent use.
+type Gateway struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+
+	id      *identity.Identity
+	cert    *lancert.Certificate
+	store   *store.Store
+	notes   *notify.Notifier
+	client  *origin.Client
+	gate    *admit.Gate
+	proxy   *proxy.Proxy
+	watcher *describe.Watcher
+	uplink  *uplink.Uplink // nil: no relay is configured
+
+	beacon    atomic.Pointer[beacon.Server]   // nil: off or not started
+	announcer atomic.Pointer[dnssd.Announcer] // likewise
+
+	listeners *sse.Limiter
+	parts     states
+	ready     chan struct{} // closed once the listeners are bound
+	stopping  chan struct{} // closed when Run is told to stop: streams end
+
+	ran   atomic.Bool
+	close func() error
+
+	mu   sync.Mutex
+	addr Addresses      // guarded by mu
+	lan  *limitListener // guarded by mu
+}
+
+// Addresses are where the gateway listens.
+type Addresses struct {
+	HTTPS netip.AddrPort
+	HTTP  netip.AddrPort // not valid: no redirect, none was asked for or its port is taken
+}
+
+// New checks cfg, takes the state directory for this process and opens what is in it: the
+// identity and certificate (made at first start) and the journal of notifications. Nothing
+// listens and nothing runs before Run; a gateway that is not run must be closed. The error
+// joins every *ConfigError, or says what is wrong with the state.
+func New(cfg Config) (g *Gateway, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.fill()
+	g = &Gateway{
+		cfg: cfg, log: cfg.Logger, started: time.Now(),
+		listeners: sse.NewLimiter(maxListeners),
+		ready:     make(chan struct{}), stopping: make(chan struct{}),
+	}
+	var undo []func() error
+	g.close = sync.OnceValue(func() error {
+		var errs []error
+		for i := len(undo) - 1; i >= 0; i-- {
+			errs = append(errs, undo[i]())
+		}
+		return errors.Join(errs...)
+	})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+			g = nil
+		}
+	}()
+
+	if err := statefile.Prepare(cfg.StateDir); err != nil {
+		return g, err
+	}
+	unlock, err := statefile.Lock(cfg.StateDir)
+	if err != nil {
+		return g, err
+	}
+	undo = append(undo, func() error { unlock(); return nil })
+	made := false
+	if g.id, made, err = identity.Open(cfg.StateDir, identity.Random{}); err != nil {
+		return g, err
+	}
+	if made {
+		g.log.Info("this device has a new identity", "device", g.id.ID, "source", g.id.Source)
+	}
+	if err := g.openCertificate(); err != nil {
+		return g, err
+	}
+	if g.store, err = store.Open(store.Config{Dir: cfg.StateDir, Logger: g.log}); err != nil {
+		return g, err
+	}
+	undo = append(undo, g.store.Close)
+	if err := g.openNotifier(); err != nil {
+		return g, err
+	}
+	if err := g.openOrigin(); err != nil {
+		return g, err
+	}
+	undo = append(undo, g.client.Close)
+	return g, g.openUplink()
+}
+
+func (g *Gateway) openCertificate() error {
+	host, _ := os.Hostname() // without one the other names do
+	cert, made, err := lancert.Open(lancert.Config{
+		Dir: g.cfg.StateDir, ID: g.id.ID, HostName: host, Addrs: localAddrs(), Floor: buildinfo.BuildTime(),
+	})
+	if err != nil {
+		return err
+	}
+	if made != "" {
+		g.log.Info("the LAN certificate is new", "reason", made, "sha256", cert.Fingerprint(), "until", cert.Leaf().NotAfter)
+	}
+	g.cert = cert
+	return nil
+}
+
+// localAddrs are the present addresses of the machine, for the certificate.
+func localAddrs() (list []netip.Addr) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // the names are enough
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			list = append(list, p.Addr())
+		}
+	}
+	return list
+}
+
+// Close gives back what New opened, for a gateway that is not run. After Run it does nothing.
+func (g *Gateway) Close() error {
+	g.ran.Store(true)
+	return g.close()
+}
+
+// ID is the device's.
+func (g *Gateway) ID() tether.DeviceID { return g.id.ID }
+
+// Fingerprint is the SHA-256 of the LAN certificate in lower-case hex.
+func (g *Gateway) Fingerprint() string { return g.cert.Fingerprint() }
+
+// Ready is closed once the gateway listens; Addresses and URL are known from then on.
+func (g *Gateway) Ready() <-chan struct{} { return g.ready }
+
+// Addresses tells where the gateway listens; the zero value before Ready.
+func (g *Gateway) Addresses() Addresses {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.addr
+}
+
+// URL is the address of the device on this machine's network, or on loopback if there is
+// no other; empty before Ready.
+func (g *Gateway) URL() string {
+	a := g.Addresses().HTTPS
+	if !a.IsValid() {
+		return ""
+	}
+	return g.urlAt(usualAddr())
+}
+
+// urlAt is the URL for a client that reaches this machine at addr. A listener bound to one
+// address is only there.
+func (g *Gateway) urlAt(addr netip.Addr) string {
+	a := g.Addresses().HTTPS
+	if !a.Addr().IsUnspecified() || !addr.IsValid() {
+		addr = a.Addr()
+	}
+	return baseURL(addr, a.Port())
+}
+
+// usualAddr is the first address that others on the LAN can use, IPv4 before IPv6.
+func usualAddr() netip.Addr {
+	best := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	for _, a := range localAddrs() {
+		switch {
+		case a.IsLoopback() || a.IsLinkLocalUnicast():
+		case a.Is4():
+			return a
+		case best.IsLoopback():
+			best = a
+		}
+	}
+	return best
+}
+
+// Name is what people call the device: the one configured, or that of the service's
+// descriptor, or one made of the ID.
+func (g *Gateway) Name() string {
+	if g.cfg.Name != "" {
+		return g.cfg.Name
+	}
+	if d, ok := g.watcher.Current(); ok && d.Name != "" {
+		return d.Name
+	}
+	return "CloudREST " + g.id.ID.Short()
+}
+
+// Run listens and works until ctx is done; then it ends event streams, lets requests in
+// flight finish for StopWait, says goodbye on the network, keeps what must be kept and
+// returns nil. It returns early only if the LAN cannot be served. What is optional (the
+// redirect, discovery, tether) may fail and is tried again. Run is called once.
+func (g *Gateway) Run(ctx context.Context) (err error) {
+	if !g.ran.CompareAndSwap(false, true) {
+		return ErrRan
+	}
+	defer func() { err = errors.Join(err, g.close()) }()
+	https, err := listen(ctx, "https", g.cfg.HTTPS)
+	if err != nil {
+		return err
+	}
+	lan := limit(https, maxConnections, maxConnectionsClient)
+	addr := Addresses{HTTPS: addrPort(https)}
+	var plain net.Listener
+	if g.cfg.HTTP != "" {
+		if plain, err = listen(ctx, "http", g.cfg.HTTP); err != nil {
+			g.log.Warn("no redirect from HTTP to HTTPS", "err", err)
+			g.parts.set("http", "failing: "+err.Error())
+		} else {
+			addr.HTTP = addrPort(plain)
+		}
+	}
+	g.mu.Lock()
+	g.addr, g.lan = addr, lan
+	g.mu.Unlock()
+
+	// The journal outlives everything that may still write to it.
+	inner, endInner := context.WithCancel(context.WithoutCancel(ctx))
+	var keepers sync.WaitGroup
+	g.keep(inner, &keepers)
+	defer keepers.Wait()
+	defer endInner()
+
+	group, ctx := errgroup.WithContext(ctx)
+	base, endBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBase()
+	group.Go(func() error { // before the servers wait for their requests
+		<-ctx.Done()
+		close(g.stopping)
+		return g.proxy.Close()
+	})
+	group.Go(func() error {
+		return g.serve(ctx, base, endBase, lan, dispatch(http.HandlerFunc(g.own), g.proxy.For(admit.LAN)), true)
+	})
+	if plain != nil {
+		group.Go(func() error {
+			h := redirect(func() string { return strconv.Itoa(int(addr.HTTPS.Port())) })
+			return g.serve(ctx, base, endBase, limit(plain, maxConnections, maxConnectionsClient), h, false)
+		})
+	}
+	group.Go(func() error { return g.watcher.Run(ctx) })
+	g.discover(ctx, group)
+	if g.uplink != nil {
+		group.Go(func() error { return g.uplink.Run(ctx) })
+	}
+	close(g.ready)
+	g.log.Info("the gateway is ready", "device", g.id.ID, "https", addr.HTTPS, "http", g.cfg.HTTP, "url", g.URL(),
+		"relays", len(g.cfg.Relays), "access", g.cfg.Access, "version", buildinfo.Version())
+	return group.Wait()
+}
+
+// serve answers requests on l until ctx is done, then lets those in flight finish. When
+// the time for that is over, endBase tells them so by their context.
+func (g *Gateway) serve(ctx, base context.Context, endBase func(), l net.Listener, h http.Handler, secure bool) error {
+	s := newServer(base, h, g.log)
+	ended := make(chan error, 1)
+	go func() {
+		if secure {
+			s.TLSConfig = serverTLS(g.cert.GetCertificate)
+			ended <- s.ServeTLS(l, "", "")
+			return
+		}
+		ended <- s.Serve(l)
+	}()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve the LAN on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(base, g.cfg.StopWait)
+	defer cancel()
+	if err := s.Shutdown(grace); err != nil {
+		g.log.Info("requests were cut off at the end", "after", g.cfg.StopWait)
+		endBase()
+		s.Close()
+	}
+	<-ended
+	return nil
+}
+
+func addrPort(l net.Listener) netip.AddrPort {
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// relayTLS is what the tether's TLS needs: the authorities, and a clock that is never
+// before the build, because boards start in 1970.
+func (g *Gateway) relayTLS() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Time: func() time.Time {
+		if now := time.Now(); now.After(buildinfo.BuildTime()) {
+			return now
+		}
+		return buildinfo.BuildTime()
+	}}
+	if g.cfg.RelayCA == "" {
+		return cfg, nil
+	}
+	pool, err := readAuthorities(g.cfg.RelayCA)
+	if err != nil {
+		return nil, err
+	}
+	cfg.RootCAs = pool
+	return cfg, nil
+}
