@@ -1,0 +1,183 @@
+// Command cloudrestd is the gateway daemon: it makes the REST service of a device
+// reachable on the LAN by HTTPS and from anywhere through a relay. Package
+// firmware/gateway does the work; this program reads the settings, handles signals and
+// chooses the exit code.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/tether/buildinfo"
+	"github.com/cloudrest/cloudrest/tether/settings"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+
+// run is main with its surroundings handed in.
+func run(args, environ []string, out, errOut io.Writer) int {
+	return program(errOut).Main(context.Background(), args, environ, out, errOut)
+}
+
+// options is what the settings of run fill in.
+type options struct {
+	cfg       gateway.Config
+	queue     int
+	logLevel  string
+	logFormat string
+}
+
+func program(errOut io.Writer) *settings.App {
+	var o options
+	var asJSON bool
+	runCommand := &settings.Command{
+		Name:    "run",
+		Summary: "run the gateway",
+		Samples: []settings.Sample{
+			{Says: "the REST service listens on port 8080 of this machine; no relay, only the LAN", Line: "cloudrestd"},
+			{Says: "another port, a relay, and ports that need no root", Line: "cloudrestd --origin http://127.0.0.1:3000 --https :8443 --http off --relay wss://relay.example"},
+			{Says: "the service listens on a UNIX socket; all else from a file", Line: "cloudrestd --origin unix:///run/irrigation.sock --config /etc/cloudrest/cloudrestd.conf"},
+			{Says: "a file to start from", Line: "cloudrestd example-config > cloudrestd.conf"},
+		},
+		Declare: func(s *settings.Set) { o.declare(s) },
+	}
+	runCommand.Run = func(_ context.Context, in *settings.Parsed, _ io.Writer) error { return o.run(in.Set, errOut) }
+	app := &settings.App{
+		Name:    "cloudrestd",
+		Summary: "makes a device's REST service reachable, on the LAN first and through a relay second",
+	}
+	app.Commands = []*settings.Command{
+		runCommand,
+		{
+			Name: "example-config", Summary: "print a configuration file with every setting and its default",
+			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
+				text, err := app.Example(runCommand)
+				if err != nil {
+					return err
+				}
+				_, err = out.Write(text)
+				return err
+			},
+		},
+		{
+			Name: "version", Summary: "tell which build this is",
+			Declare: func(s *settings.Set) { s.Switch(&asJSON, "json", "print it as JSON") },
+			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
+				text := buildinfo.String("cloudrestd")
+				if asJSON {
+					text = string(buildinfo.JSON())
+				}
+				_, err := fmt.Fprintln(out, text)
+				return err
+			},
+		},
+	}
+	return app
+}
+
+// declare names every setting of run.
+func (o *options) declare(s *settings.Set) {
+	*o = options{cfg: gateway.Default(), logLevel: "info", logFormat: "text"}
+	o.queue = o.cfg.OriginQueue
+	c := &o.cfg
+
+	s.Group("The REST service")
+	s.URL(&c.Origin, "origin", "http,unix", "where the maker's REST service listens", settings.Example("unix:///run/service.sock"))
+	s.Int(&c.OriginConcurrency, "origin-concurrency", 1, 1024, "how many requests may be in the service at once; the rest wait")
+	s.Int(&o.queue, "origin-queue", 0, 65536, "how many requests may wait; the rest are answered 503 with Retry-After")
+
+	s.Group("The LAN")
+	s.Address(&c.HTTPS, "https", "where to listen for HTTPS", settings.Example(":8443"))
+	s.Address(&c.HTTP, "http", "where to listen for HTTP, which is only redirected to HTTPS", settings.OrOff())
+	s.Enum(&c.Access, "access", []string{gateway.AccessOrigin, gateway.AccessOpen},
+		"who decides what a client may do: the REST service itself (origin), or nobody, on purpose (open)")
+
+	s.Group("Discovery")
+	s.String(&c.Name, "name", "what people call the device; without it, the name that the REST service gives at GET /device", settings.Example("Garden"))
+	s.OnOff(&c.MDNS, "mdns", "announce the device by mDNS and DNS-SD")
+	s.OnOff(&c.UDPDiscovery, "udp-discovery", "answer the UDP broadcasts of phone apps")
+	s.Int(&c.UDPPort, "udp-port", 1, 65535, "the UDP port where questions arrive; apps know only the default")
+	s.Int(&c.UDPAnswerPort, "udp-answer-port", 1, 65535, "the UDP port of the asker where answers go; apps know only the default")
+	s.Strings(&c.Interfaces, "interfaces", "the network interfaces that discovery uses; without it, all", settings.Example("br-lan"), settings.What("NAME"))
+
+	s.Group("The relay")
+	s.URLs(&c.Relays, "relay", "wss,ws", "relays that make the device reachable from anywhere; one of them is used at a time; without any there is no tether",
+		settings.Example("wss://a.example,wss://b.example"))
+	s.File(&c.RelayCA, "relay-ca", "a PEM file of the authorities for the relays' certificates; without it, those of the system", settings.Example("/etc/cloudrest/relay-ca.pem"))
+
+	s.Group("Notifications")
+	s.Path(&c.FIFO, "fifo", "the named pipe that programs write lines to; each line becomes a notification", settings.OrOff())
+	s.Path(&c.NotifySocket, "notify-socket", "a UNIX stream socket for the same", settings.OrOff(), settings.Example("/run/cloudrest/notify.sock"))
+
+	s.Group("The program")
+	s.Path(&c.StateDir, "state-dir", "the directory for identity, certificate and journal")
+	s.Duration(&c.StopWait, "stop-wait", 0, maxStopWait, "how long requests in flight may go on after SIGTERM")
+	s.Enum(&o.logLevel, "log-level", []string{"debug", "info", "warn", "error"}, "what to log, to standard error")
+	s.Enum(&o.logFormat, "log-format", []string{"text", "json"}, "how to log")
+}
+
+// run runs the gateway until a signal. The first SIGTERM or SIGINT stops it in good order,
+// a second one at once.
+func (o *options) run(set *settings.Set, errOut io.Writer) error {
+	cfg := o.cfg
+	cfg.Logger = logger(errOut, o.logLevel, o.logFormat)
+	cfg.OriginQueue = o.queue
+	if o.queue == 0 {
+		cfg.OriginQueue = -1 // 0 would be the default
+	}
+	if cfg.StopWait == 0 {
+		cfg.StopWait = 1 // likewise: as good as none
+	}
+	if err := cfg.Validate(); err != nil {
+		return &settings.ExitError{Code: settings.ExitUsage, Err: withSources(err, set)}
+	}
+	setMemory(cfg.Logger, os.Getenv)
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	g, err := gateway.New(cfg)
+	if err != nil {
+		return err
+	}
+	quiet := context.AfterFunc(ctx, func() {
+		stop() // from here on a signal has its usual effect: it kills
+		cfg.Logger.Info("stopping", "reason", context.Cause(ctx))
+	})
+	defer quiet()
+	return g.Run(ctx)
+}
+
+// withSources adds to each mistake where its value came from.
+func withSources(err error, set *settings.Set) error {
+	var list []error
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		list = j.Unwrap()
+	} else {
+		list = []error{err}
+	}
+	for i, e := range list {
+		if ce, ok := errors.AsType[*gateway.ConfigError](e); ok {
+			list[i] = fmt.Errorf("%s: %w", set.Source(ce.Key), e)
+		}
+	}
+	return errors.Join(list...)
+}
+
+func logger(w io.Writer, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		panic("cloudrestd: " + err.Error()) // the setting takes only known words
+	}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
+}
