@@ -64,12 +64,16 @@ func (e *Error) Unwrap() error { return e.Err }
 // failure panics with http.ErrAbortHandler, so that the client never takes a part for the
 // whole. Forward owns r's header: hop-by-hop fields are deleted, the id is set.
 func Forward(w http.ResponseWriter, r *http.Request, s *mux.Session, o Options) error {
-	f := forward{w: w, r: r, o: &o}
+	f := forward{w: w, r: r}
 	if o.HeadTimeout <= 0 {
 		o.HeadTimeout = DefaultHeadTimeout
 	}
 	if o.StallTimeout == 0 {
 		o.StallTimeout = DefaultStallTimeout
+	}
+	f.o = o
+	if o.ID != "" {
+		f.id = []string{o.ID}
 	}
 	req := f.request()
 	st, err := s.Open(r.Context(), &req)
@@ -122,14 +126,15 @@ func Forward(w http.ResponseWriter, r *http.Request, s *mux.Session, o Options) 
 type forward struct {
 	w      http.ResponseWriter
 	r      *http.Request
-	o      *Options
+	o      Options
+	id     []string // o.ID as a field
 	st     *mux.Stream
 	length int64 // Content-Length of the answer; -1: none
 }
 
 // request makes the frame from the client's request.
 func (f *forward) request() frame.Request {
-	r, o := f.r, f.o
+	r, o := f.r, &f.o
 	h := r.Header
 	req := frame.Request{Method: r.Method, Path: o.Path, Authority: r.Host, Client: o.Client, Timeout: uint32(min(o.HeadTimeout.Milliseconds(), 1<<32-1)), Header: h}
 	if req.Path == "" {
@@ -163,8 +168,8 @@ func (f *forward) request() frame.Request {
 			delete(h, "Te")
 		}
 	}
-	if o.ID != "" {
-		h[tether.HeaderID] = []string{o.ID}
+	if f.id != nil {
+		h[tether.HeaderID] = f.id
 	}
 	switch {
 	case upgrade:
@@ -286,8 +291,8 @@ func (f *forward) prepare(h *frame.Response) error {
 
 // mark sets the fields that name the exchange, whatever the device said.
 func (f *forward) mark(dst http.Header) {
-	if f.o.ID != "" {
-		dst[tether.HeaderID] = []string{f.o.ID}
+	if f.id != nil {
+		dst[tether.HeaderID] = f.id
 	}
 	if v, ok := f.r.Header[tether.HeaderSequenceID]; ok {
 		dst[tether.HeaderSequenceID] = v

@@ -32,12 +32,11 @@ func (sv *Server) Serve(st *mux.Stream, r *frame.Request) {
 	defer cancel(nil)
 	st.OnStop(func() { cancel(errPeerStopped) })
 	w := &responseWriter{st: st, length: -1, head: r.Method == http.MethodHead, upgrade: r.Flags&frame.FlagUpgrade != 0}
-	req, err := w.request(r)
+	req, err := w.request(ctx, r)
 	if err != nil {
 		st.Reset(frame.ResetBadHead)
 		return
 	}
-	req = req.WithContext(ctx)
 	w.req = req
 	defer func() {
 		if v := recover(); v != nil {
@@ -54,18 +53,20 @@ func (sv *Server) Serve(st *mux.Stream, r *frame.Request) {
 	w.finish()
 }
 
+// blank is copied for each request: a context can only be set on a copy.
+var blank = &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody}
+
 var errPeerStopped = errors.New("the client went away")
 
 // request makes the handler's view of the head.
-func (w *responseWriter) request(r *frame.Request) (*http.Request, error) {
+func (w *responseWriter) request(ctx context.Context, r *frame.Request) (*http.Request, error) {
 	u, err := url.ParseRequestURI(r.Path)
 	if err != nil {
 		return nil, err
 	}
-	req := &http.Request{
-		Method: r.Method, URL: u, RequestURI: r.Path, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: r.Header, Host: r.Authority, RemoteAddr: r.Client, Body: http.NoBody,
-	}
+	req := blank.WithContext(ctx)
+	req.Method, req.URL, req.RequestURI = r.Method, u, r.Path
+	req.Header, req.Host, req.RemoteAddr = r.Header, r.Authority, r.Client
 	if w.upgrade {
 		// The name itself never travels (RFC 9110 §7.6.1); the handler wants the usual pair.
 		req.Header["Connection"] = []string{"Upgrade"}

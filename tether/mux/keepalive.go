@@ -120,6 +120,9 @@ func (s *Session) wakeDue() {
 	defer s.mu.Unlock()
 	now := time.Now()
 	s.watchAt = time.Time{}
+	if len(s.streams) == 0 {
+		s.streams = nil // an idle session keeps no map; every Head has set the watch
+	}
 	var next time.Time
 	look := func(due *time.Time, sig chan struct{}) {
 		switch {

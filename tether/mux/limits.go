@@ -51,6 +51,9 @@ const (
 	silence   = 5 * time.Second // of a device that owes an answer, before the relay asks
 	probeWait = 5 * time.Second // for the answer to that
 
+	maxIdle    = 8                // workers that a device keeps for its next requests
+	idleWorker = 10 * time.Second // for so long
+
 	closeWait = 2 * time.Second // for the last frames to leave before the carrier closes
 )
 

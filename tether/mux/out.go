@@ -12,7 +12,10 @@ import (
 // until it is that stream's turn, so no queue of it exists that could grow.
 
 // message is one carrier message in the making: whole frames.
-type message struct{ b []byte }
+type message struct {
+	b    []byte
+	next *message
+}
 
 var messagePool = sync.Pool{New: func() any { return &message{b: make([]byte, 0, messageCap)} }}
 
@@ -30,7 +33,8 @@ func (m *message) free() {
 
 // output is a session's output, guarded by its mutex.
 type output struct {
-	first   []*message    // passes first; FIFO
+	first   *message // passes first; FIFO
+	last    *message
 	bytes   int           // in first
 	queued  uint64        // messages ever put in first
 	popped  uint64        // and taken out
@@ -90,15 +94,19 @@ func (r *ring) remove(st *Stream) {
 // queue adds a message that passes first; it belongs to the queue now. s.mu is held.
 func (s *Session) queue(m *message) {
 	s.out.bytes += len(m.b)
-	if n := len(s.out.first); n > 0 {
+	last := s.out.last
+	switch {
+	case last == nil:
+		s.out.first = m
+	case len(last.b)+len(m.b) <= min(cap(last.b), messageCap):
 		// Frames that wait together travel together, as far as one message goes.
-		if last := s.out.first[n-1]; len(last.b)+len(m.b) <= min(cap(last.b), messageCap) {
-			last.b = append(last.b, m.b...)
-			m.free()
-			return
-		}
+		last.b = append(last.b, m.b...)
+		m.free()
+		return
+	default:
+		last.next = m
 	}
-	s.out.first = append(s.out.first, m)
+	s.out.last = m
 	s.out.queued++
 }
 
@@ -108,13 +116,11 @@ func (s *Session) control(add func(dst []byte) []byte) bool {
 	if s.out.bytes > outLimit+controlLimit {
 		return false
 	}
-	if n := len(s.out.first); n > 0 {
-		if last := s.out.first[n-1]; cap(last.b)-len(last.b) >= 64 {
-			before := len(last.b)
-			last.b = add(last.b)
-			s.out.bytes += len(last.b) - before
-			return true
-		}
+	if last := s.out.last; last != nil && cap(last.b)-len(last.b) >= 64 {
+		before := len(last.b)
+		last.b = add(last.b)
+		s.out.bytes += len(last.b) - before
+		return true
 	}
 	m := newMessage()
 	m.b = add(m.b)
@@ -140,7 +146,7 @@ func (s *Session) controlFrame(t frame.Type, stream, v uint32) bool {
 
 // ready reports whether a message could be sent now. s.mu is held.
 func (s *Session) ready() bool {
-	return len(s.out.first) > 0 || s.out.short.head != nil || s.out.long.head != nil && s.out.flight.open()
+	return s.out.first != nil || s.out.short.head != nil || s.out.long.head != nil && s.out.flight.open()
 }
 
 // next makes the next message; nil if there is none. s.mu is held. Messages that pass
@@ -150,7 +156,7 @@ func (s *Session) ready() bool {
 func (s *Session) next() *message {
 	o := &s.out
 	long := o.long.head != nil && o.flight.open() && o.long.head.lastFirst <= o.popped
-	if long && o.turn || len(o.first) == 0 && o.short.head == nil {
+	if long && o.turn || o.first == nil && o.short.head == nil {
 		if !long {
 			return nil
 		}
@@ -164,12 +170,11 @@ func (s *Session) next() *message {
 		return m
 	}
 	o.turn = true
-	if len(o.first) > 0 {
-		m := o.first[0]
-		o.first = o.first[1:]
-		if len(o.first) == 0 {
-			o.first = nil
+	if m := o.first; m != nil {
+		if o.first = m.next; o.first == nil {
+			o.last = nil
 		}
+		m.next = nil
 		o.popped++
 		o.bytes -= len(m.b)
 		if o.room != nil && o.bytes < outLimit {

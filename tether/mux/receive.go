@@ -213,19 +213,76 @@ func (s *Session) request(f frame.Frame) error {
 	}
 	s.streams[st.id] = st
 	s.running++
-	go s.serve(st, &r)
+	s.start(job{st, &r})
 	return nil
 }
 
-// serve runs the acceptor for one stream.
-func (s *Session) serve(st *Stream, r *frame.Request) {
-	defer func() {
-		st.Reset(frame.ResetInternal) // a no-op after a clean end
+// job is a request for the acceptor.
+type job struct {
+	st *Stream
+	r  *frame.Request
+}
+
+// start gives j to a worker that waits, or to a new one: a worker's stack has grown to what
+// a handler with TLS below it needs, and growing it anew for each request costs more than a
+// tenth of the whole. s.mu is held.
+func (s *Session) start(j job) {
+	if s.idle > 0 {
+		select {
+		case s.work <- j:
+			s.idle--
+			return
+		default:
+		}
+	}
+	if s.work == nil {
+		s.work = make(chan job, maxIdle)
+	}
+	go s.worker(j)
+}
+
+// worker runs the acceptor for one stream after another, and ends after a while without.
+func (s *Session) worker(j job) {
+	t := time.NewTimer(idleWorker)
+	defer t.Stop()
+	for {
+		s.serve(j)
 		s.mu.Lock()
 		s.running--
+		if s.idle == maxIdle || s.err != nil {
+			s.mu.Unlock()
+			return
+		}
+		s.idle++
 		s.mu.Unlock()
-	}()
-	s.accept(st, r)
+		t.Reset(idleWorker)
+		select {
+		case j = <-s.work:
+			continue
+		case <-s.done:
+			return
+		case <-t.C:
+		}
+		s.mu.Lock()
+		if s.idle > 0 {
+			s.idle--
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		// As many jobs were given out as workers were idle: one of them is for this one.
+		select {
+		case j = <-s.work:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// serve runs the acceptor for one stream.
+func (s *Session) serve(j job) {
+	defer j.st.Reset(frame.ResetInternal) // a no-op after a clean end
+	s.accept(j.st, j.r)
 }
 
 // response takes a RESPONSE (relay).

@@ -99,6 +99,8 @@ type Session struct {
 	controls int // control frames since floodFrom
 	flooded  time.Time
 	timer    *time.Timer // keepalive
+	work     chan job    // device: to workers that wait for their next stream
+	idle     int         // device: how many those are
 	watch    *time.Timer // wakes streams whose wait has a deadline; at most one for all
 	watchAt  time.Time   // when it fires; zero: not at all
 }
@@ -252,10 +254,13 @@ func (s *Session) fail(err error) {
 		st.drop()
 	}
 	s.streams = nil
-	for _, m := range s.out.first {
+	for m := s.out.first; m != nil; {
+		next := m.next
+		m.next = nil
 		m.free()
+		m = next
 	}
-	s.out.first, s.out.bytes = nil, 0
+	s.out.first, s.out.last, s.out.bytes = nil, nil, 0
 	s.out.long, s.out.short = ring{}, ring{}
 	for _, w := range s.slots {
 		close(w)
@@ -595,12 +600,9 @@ func (s *Session) forget(st *Stream) {
 		return
 	}
 	delete(s.streams, st.id)
-	if len(s.streams) == 0 {
-		s.streams = nil // an idle session keeps no map
-		if s.quiet != nil {
-			close(s.quiet)
-			s.quiet = nil
-		}
+	if len(s.streams) == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
 	}
 	if st.slot {
 		st.slot = false

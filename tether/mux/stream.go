@@ -437,7 +437,7 @@ func (st *Stream) consume(n int) {
 		keep := min(grant, st.window-MinWindow)
 		st.window -= keep
 		grant -= keep
-	case !tight && s.grow && st.recv.bytes == 0 && st.window < MaxWindow && now.Sub(st.returned) < growTime:
+	case !tight && s.grow && int64(st.recv.bytes) < st.window/2 && st.window < MaxWindow && now.Sub(st.returned) < growTime:
 		// The reader is faster than the window lets the peer be.
 		larger := int64(GrownWindow)
 		if st.window >= GrownWindow {
