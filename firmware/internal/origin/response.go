@@ -57,8 +57,21 @@ func (r *Response) SetTimeout(d time.Duration) { r.timeout = d }
 
 // Ready reports whether Next will return without waiting for the origin.
 func (r *Response) Ready() bool {
-	return r.err != nil || r.cn.in.buffered() > 0 || r.mode == bodyFixed && r.left == 0
+	in := &r.cn.in
+	if r.err == nil && r.mode == bodyChunked && r.left == 0 {
+		// The end of the last chunk alone is no data: a size line and what follows it
+		// must be here, or a caller would wait in Next with bytes it has not flushed.
+		b := in.buf[in.r:in.w]
+		if r.inChunk {
+			_, b, _ = bytes.Cut(b, lineFeed)
+		}
+		_, b, _ = bytes.Cut(b, lineFeed)
+		return len(b) > 0
+	}
+	return r.err != nil || in.buffered() > 0 || r.mode == bodyFixed && r.left == 0
 }
+
+var lineFeed = []byte{'\n'}
 
 // Done reports whether the body was read to its end.
 func (r *Response) Done() bool {
