@@ -26,6 +26,7 @@ import (
 	"github.com/cloudrest/cloudrest/firmware/internal/notify"
 	"github.com/cloudrest/cloudrest/firmware/internal/origin"
 	"github.com/cloudrest/cloudrest/firmware/internal/proxy"
+	"github.com/cloudrest/cloudrest/firmware/internal/proxy/edge"
 	"github.com/cloudrest/cloudrest/firmware/internal/statefile"
 	"github.com/cloudrest/cloudrest/firmware/internal/store"
 	"github.com/cloudrest/cloudrest/firmware/internal/uplink"
@@ -68,8 +69,8 @@ type Gateway struct {
 	close func() error
 
 	mu   sync.Mutex
-	addr Addresses      // guarded by mu
-	lan  *limitListener // guarded by mu
+	addr Addresses    // guarded by mu
+	lan  *edge.Server // guarded by mu; nil before Run
 }
 
 // Addresses are where the gateway listens.
@@ -250,7 +251,14 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	lan := limit(https, maxConnections, maxConnectionsClient)
+	lan, err := edge.New(edge.Config{
+		Handler: dispatch(http.HandlerFunc(g.own), g.proxy.For(admit.LAN)),
+		TLS:     &tls.Config{GetCertificate: g.cert.GetCertificate}, Logger: g.log,
+	})
+	if err != nil {
+		https.Close()
+		return err
+	}
 	addr := Addresses{HTTPS: addrPort(https)}
 	var plain net.Listener
 	if g.cfg.HTTP != "" {
@@ -273,21 +281,18 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	defer endInner()
 
 	group, ctx := errgroup.WithContext(ctx)
-	base, endBase := context.WithCancel(context.WithoutCancel(ctx))
-	defer endBase()
 	group.Go(func() error { // before the servers wait for their requests
 		<-ctx.Done()
 		close(g.stopping)
 		return g.proxy.Close()
 	})
-	group.Go(func() error {
-		return g.serve(ctx, base, endBase, lan, dispatch(http.HandlerFunc(g.own), g.proxy.For(admit.LAN)), true)
-	})
+	group.Go(func() error { return g.serve(ctx, lan, https) })
 	if plain != nil {
-		group.Go(func() error {
-			h := redirect(func() string { return strconv.Itoa(int(addr.HTTPS.Port())) })
-			return g.serve(ctx, base, endBase, limit(plain, maxConnections, maxConnectionsClient), h, false)
-		})
+		redirects, err := edge.New(edge.Config{Handler: redirect(strconv.Itoa(int(addr.HTTPS.Port()))), Logger: g.log})
+		if err != nil {
+			panic("gateway: " + err.Error()) // the configuration is our own
+		}
+		group.Go(func() error { return g.serve(ctx, redirects, plain) })
 	}
 	group.Go(func() error { return g.watcher.Run(ctx) })
 	g.discover(ctx, group)
@@ -300,29 +305,20 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	return group.Wait()
 }
 
-// serve answers requests on l until ctx is done, then lets those in flight finish. When
-// the time for that is over, endBase tells them so by their context.
-func (g *Gateway) serve(ctx, base context.Context, endBase func(), l net.Listener, h http.Handler, secure bool) error {
-	s := newServer(base, h, g.log)
+// serve answers requests on l until ctx is done, then lets those in flight finish; when
+// the time for that is over, they are cut off.
+func (g *Gateway) serve(ctx context.Context, s *edge.Server, l net.Listener) error {
 	ended := make(chan error, 1)
-	go func() {
-		if secure {
-			s.TLSConfig = serverTLS(g.cert.GetCertificate)
-			ended <- s.ServeTLS(l, "", "")
-			return
-		}
-		ended <- s.Serve(l)
-	}()
+	go func() { ended <- s.Serve(l) }()
 	select {
 	case err := <-ended:
-		return fmt.Errorf("serve the LAN on %s: %w", l.Addr(), err)
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(base, g.cfg.StopWait)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.StopWait)
 	defer cancel()
 	if err := s.Shutdown(grace); err != nil {
 		g.log.Info("requests were cut off at the end", "after", g.cfg.StopWait)
-		endBase()
 		s.Close()
 	}
 	<-ended

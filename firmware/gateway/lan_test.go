@@ -30,7 +30,7 @@ func TestRedirect(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.URL = u
-		redirect(func() string { return tc.port }).ServeHTTP(w, r)
+		redirect(tc.port).ServeHTTP(w, r)
 		if got := w.Header().Get("Location"); w.Code != http.StatusPermanentRedirect || got != tc.want {
 			t.Errorf("%s%s: %d to %q, want 308 to %q", tc.host, tc.target, w.Code, got, tc.want)
 		}
@@ -39,7 +39,7 @@ func TestRedirect(t *testing.T) {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Host = host
-		redirect(func() string { return "443" }).ServeHTTP(w, r)
+		redirect("443").ServeHTTP(w, r)
 		if w.Code != http.StatusBadRequest {
 			t.Errorf("host %q: %d, want 400", host, w.Code)
 		}
@@ -60,67 +60,6 @@ func TestListenSaysWhatToDo(t *testing.T) {
 	_, err = listen(t.Context(), "http", "192.0.2.77:0") // TEST-NET-1: nobody has it
 	if !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "--http") {
 		t.Errorf("foreign address: %v", err)
-	}
-}
-
-// pipeListener hands out one connection for each address.
-type pipeListener struct{ from chan net.Addr }
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	a, ok := <-l.from
-	if !ok {
-		return nil, io.EOF
-	}
-	c, _ := net.Pipe()
-	return addrConn{c, a}, nil
-}
-func (l *pipeListener) Close() error   { return nil }
-func (l *pipeListener) Addr() net.Addr { return nil }
-
-type addrConn struct {
-	net.Conn
-	remote net.Addr
-}
-
-func (c addrConn) RemoteAddr() net.Addr { return c.remote }
-
-func TestLimitListener(t *testing.T) {
-	from := make(chan net.Addr, 100)
-	l := limit(&pipeListener{from}, 5, 2)
-	dial := func(ip string) { from <- &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
-	accept := func() net.Conn {
-		t.Helper()
-		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	// Two of one address, then a third that must be passed over.
-	for _, ip := range []string{"192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.9"} {
-		dial(ip)
-	}
-	var open []net.Conn
-	for _, want := range []string{"192.0.2.1:1", "192.0.2.1:1", "[2001:db8::1]:1", "[2001:db8::2]:1", "192.0.2.9:1"} {
-		c := accept()
-		if got := c.RemoteAddr().String(); got != want {
-			t.Fatalf("accepted %s, want %s", got, want)
-		}
-		open = append(open, c)
-	}
-	if n, refused := l.stats(); n != 5 || refused != 2 {
-		t.Errorf("open %d, refused %d, want 5, 2", n, refused)
-	}
-	// Full: the next one is refused, and after one close there is room, once.
-	dial("192.0.2.50")
-	close(from)
-	if _, err := l.Accept(); err != io.EOF {
-		t.Errorf("Accept at the bound = %v, want EOF after a refusal", err)
-	}
-	open[0].Close()
-	open[0].Close()
-	if n, refused := l.stats(); n != 4 || refused != 3 {
-		t.Errorf("open %d, refused %d, want 4, 3", n, refused)
 	}
 }
 

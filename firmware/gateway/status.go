@@ -56,7 +56,8 @@ type LANStatus struct {
 	HTTPS       string `json:"https"`
 	HTTP        string `json:"http,omitempty"`
 	Connections int    `json:"connections"`
-	Refused     int64  `json:"connections_refused"`
+	Accepted    uint64 `json:"connections_accepted"`
+	Refused     uint64 `json:"connections_refused"`
 }
 
 // DiscoveryStatus tells of each kind "on", "off", "starting", or "failing: " and why.
@@ -132,7 +133,8 @@ func (g *Gateway) Status() Status {
 		st.LAN.HTTP = addr.HTTP.String()
 	}
 	if lan != nil {
-		st.LAN.Connections, st.LAN.Refused = lan.stats()
+		c := lan.Stats()
+		st.LAN.Connections, st.LAN.Accepted, st.LAN.Refused = c.Open, c.Accepted, c.RefusedAll+c.RefusedAddress
 	}
 
 	st.Tether.State = "off"
