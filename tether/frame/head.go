@@ -137,11 +137,12 @@ func (r *Response) check() error {
 	return nil
 }
 
-// hopByHop are the names that never cross the tether (RFC 9110 §7.6.1). TE travels only
-// as "trailers"; Upgrade travels because a 101 needs it.
+// hopByHop are the names that never cross the tether (RFC 9110 §7.6.1), and Host, which
+// is Request.Authority: two of them could be read differently by two servers. TE travels
+// only as "trailers"; Upgrade travels because a 101 needs it.
 var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Transfer-Encoding": true,
-	"Proxy-Authenticate": true, "Proxy-Authorization": true,
+	"Proxy-Authenticate": true, "Proxy-Authorization": true, "Host": true,
 }
 
 // IsHopByHop reports whether a canonical field name must not cross the tether.

@@ -190,6 +190,7 @@ func invalidVectors() []vector {
 		{"Proxy-Authenticate", "head", request(1, one("Proxy-Authenticate", "Basic"))},
 		{"Proxy-Authorization", "head", request(1, one("Proxy-Authorization", "Basic eDp5"))},
 		{"Transfer-Encoding", "head", request(1, one("Transfer-Encoding", "chunked"))},
+		{"Host", "head", request(1, one("Host", "h"))},
 		{"201 fields", "head", request(201, strings.Repeat(one("A", ""), 201))},
 		{"status 99", "head", raw(frame.TypeResponse, 1, 0, 0, 99, 0, 0)},
 		{"status 1000", "head", raw(frame.TypeResponse, 1, 0, 3, 232, 0, 0)},

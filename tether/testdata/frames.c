@@ -65,8 +65,8 @@ static int visible(struct text t) {
 	return 1;
 }
 
-static int field_name(struct text t) { /* canonical case, and none of the hop-by-hop names */
-	static const char *const hop[] = {"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Proxy-Authenticate", "Proxy-Authorization"};
+static int field_name(struct text t) { /* canonical case, and none of the names that never travel */
+	static const char *const hop[] = {"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Proxy-Authenticate", "Proxy-Authorization", "Host"};
 	int upper = 1;
 	for (uint32_t i = 0; i < t.n; i++) {
 		int ch = t.p[i];

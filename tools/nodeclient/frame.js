@@ -157,10 +157,10 @@ const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/; // RFC 9110 §5.6.2
 const CANONICAL = /^(?:[^a-z-][^A-Z-]*|)(?:-(?:[^a-z-][^A-Z-]*|))*$/; // of a token
 const NOT_VISIBLE = /[\x00-\x20\x7f]/;
 const BAD_VALUE = /[\x00-\x08\x0a-\x1f\x7f]|^[ \t]|[ \t]$/;
-const HOP_BY_HOP = new Set(['Connection', 'Keep-Alive', 'Proxy-Connection', 'Transfer-Encoding', 'Proxy-Authenticate', 'Proxy-Authorization']);
+const NEVER_TRAVELS = new Set(['Connection', 'Keep-Alive', 'Proxy-Connection', 'Transfer-Encoding', 'Proxy-Authenticate', 'Proxy-Authorization', 'Host']);
 
 function checkField(name, value) {
-  if (!TOKEN.test(name) || !CANONICAL.test(name) || HOP_BY_HOP.has(name)) throw badHead(`field name ${JSON.stringify(name)}`);
+  if (!TOKEN.test(name) || !CANONICAL.test(name) || NEVER_TRAVELS.has(name)) throw badHead(`field name ${JSON.stringify(name)}`);
   if (BAD_VALUE.test(value)) throw badHead(`value of field ${name}`);
 }
 
