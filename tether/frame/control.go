@@ -54,7 +54,7 @@ type Hello struct {
 	NextSeq   uint64
 	Info      []byte // descriptor JSON, at most MaxDescribe bytes; empty: not known yet
 	PublicKey []byte // TLV: SubjectPublicKeyInfo, DER; needed for trust on first use
-	Dropped   uint64 // TLV: notifications the journal had to drop
+	Dropped   uint64 // TLV: notifications the journal dropped since the last accepted HELLO
 }
 
 // Accept is the relay's answer to a good HELLO (SPEC.md §4.3).

@@ -23,7 +23,8 @@ import (
 const (
 	// label separates these signatures from any other use of the device's key.
 	label = "cloudrest-auth-1"
-	// ExporterLabel and ExporterSize name the TLS exporter of BindExporter (RFC 9266 §4).
+	// ExporterLabel and ExporterSize name the TLS exporter of BindExporter (RFC 9266 §2).
+	// Its context has zero length: []byte{}, not nil, which TLS 1.2 tells apart (RFC 5705 §4).
 	ExporterLabel = "EXPORTER-Channel-Binding"
 	ExporterSize  = 32
 	keyIDSize     = 16 // bytes of the key's hash in a key id
