@@ -202,7 +202,7 @@ func same(a, b dns.RR) bool {
 // legacy turns a reply into one for an asker that does not speak multicast DNS, a plain
 // resolver that asked from another port (RFC 6762 §6.7).
 func legacy(r, q *dns.Msg) *dns.Msg {
-	r.Id, r.Question = q.Id, q.Question
+	r.Id, r.Question = q.Id, q.Question[:min(len(q.Question), maxQuestions)]
 	for _, rr := range slices.Concat(r.Answer, r.Extra) {
 		h := rr.Header()
 		h.Class &^= topBit
