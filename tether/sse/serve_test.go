@@ -361,3 +361,36 @@ func TestServeDropsSlowOverHTTP(t *testing.T) {
 		})
 	}
 }
+
+// Silence longer than any deadline of the server or of a write does not end a stream.
+func TestServeSilence(t *testing.T) {
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2.0"} {
+		t.Run(proto, func(t *testing.T) {
+			const deadline = 50 * time.Millisecond
+			ring := NewRing(10, 1<<20)
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_ = Serve(w, r, ring, Options{WriteTimeout: deadline})
+			}))
+			srv.EnableHTTP2 = proto == "HTTP/2.0"
+			srv.Config.ReadTimeout, srv.Config.WriteTimeout = 4*deadline, 4*deadline
+			srv.StartTLS()
+			defer srv.Close()
+			res, err := srv.Client().Get(srv.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if res.ProtoMajor == 1 && !res.Close {
+				t.Error("the connection is to be used again, with the deadline of this stream")
+			}
+			r := NewReader(res.Body)
+			for i := range 2 {
+				time.Sleep(8 * deadline)
+				ring.Append(numbered(i))
+				if e, err := r.Next(); err != nil || e.ID != fmt.Sprint(i) {
+					t.Fatalf("event %d = %q, %v", i, e.ID, err)
+				}
+			}
+		})
+	}
+}
