@@ -244,6 +244,82 @@ func bboltCheck(t *testing.T, path string) {
 	}
 }
 
+// The kinds of damage that would make bbolt loop, exhaust memory or fault are found before it sees the file.
+func TestCheckFile(t *testing.T) {
+	page := os.Getpagesize()
+	whole := filled(t, 400)
+	if err := checkPages(bytes.NewReader(whole), int64(len(whole))); err != nil {
+		t.Fatalf("a good file: %v", err)
+	}
+	newest := 0
+	if order.Uint64(whole[page+pageHeader+metaTx:]) > order.Uint64(whole[pageHeader+metaTx:]) {
+		newest = page
+	}
+	meta := whole[newest+pageHeader:]
+	freelist, pages := int(order.Uint64(meta[metaFreelist:]))*page, int(order.Uint64(meta[metaPages:]))
+	free := map[int]bool{}
+	for i := range int(order.Uint16(whole[freelist+10:])) {
+		free[int(order.Uint64(whole[freelist+pageHeader+8*i:]))] = true
+	}
+	refused := func(what string, change func(b []byte)) {
+		t.Helper()
+		b := bytes.Clone(whole)
+		change(b)
+		if err := checkPages(bytes.NewReader(b), int64(len(b))); err == nil {
+			t.Errorf("%s: not refused", what)
+		}
+	}
+	branches := 0
+	for id := 2; id < pages; id++ {
+		if free[id] {
+			continue
+		}
+		at := id * page
+		refused("overflow", func(b []byte) { order.PutUint32(b[at+12:], 1<<32-1) })
+		refused("wrong id", func(b []byte) { order.PutUint64(b[at:], uint64(id+1)) })
+		refused("unknown flags", func(b []byte) { order.PutUint16(b[at+8:], 0x40) })
+		refused("listed as free", func(b []byte) { order.PutUint64(b[freelist+pageHeader:], uint64(id)) })
+		if at != freelist {
+			refused("too many elements", func(b []byte) { order.PutUint16(b[at+10:], 0xfffe) })
+		}
+		if order.Uint16(whole[at+8:]) == branchPage {
+			branches++
+			refused("branch to itself", func(b []byte) { order.PutUint64(b[at+pageHeader+8:], uint64(id)) })
+			refused("branch out of the file", func(b []byte) { order.PutUint64(b[at+pageHeader+8:], 1<<40) })
+		}
+		if order.Uint16(whole[at+8:]) == leafPage {
+			refused("endless value", func(b []byte) { order.PutUint32(b[at+pageHeader+12:], 1<<31) })
+			refused("value elsewhere", func(b []byte) { order.PutUint32(b[at+pageHeader+4:], 1<<20) })
+		}
+	}
+	if branches == 0 {
+		t.Error("the file has no branch page to try")
+	}
+	refused("endless freelist", func(b []byte) {
+		order.PutUint16(b[freelist+10:], manyFree)
+		order.PutUint64(b[freelist+pageHeader:], 1<<36)
+	})
+	refused("free page beyond the end", func(b []byte) { order.PutUint64(b[freelist+pageHeader:], 1<<20) })
+	if err := checkPages(bytes.NewReader(whole[:(pages-1)*page]), int64((pages-1)*page)); err == nil {
+		t.Error("a file that ends too early: not refused")
+	}
+	// A torn write of the newer meta page, by a power cut, is not damage: the older one counts.
+	b := bytes.Clone(whole)
+	b[newest+pageHeader+metaTx] ^= 1
+	if err := checkPages(bytes.NewReader(b), int64(len(b))); err != nil {
+		t.Errorf("torn meta page: %v, want the older one used", err)
+	}
+	dir := t.TempDir()
+	copy(b, whole)
+	order.PutUint32(b[freelist+12:], 1<<31)
+	if err := os.WriteFile(filepath.Join(dir, fileName), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := works(t, Config{Dir: dir}); got != 1 {
+		t.Errorf("damaged = %d, want 1", got)
+	}
+}
+
 // Whatever the bytes are, checking ends and stays within bounds.
 func FuzzCheck(f *testing.F) {
 	dir := f.TempDir()

@@ -41,7 +41,8 @@ type Config struct {
 	LockWait      time.Duration // default DefaultLockWait
 	Logger        *slog.Logger  // nil: silence
 
-	open opener // a test's file system; nil: bbolt.Open
+	open      opener       // a test's file system; nil: bbolt.Open
+	committed func() error // a test's error after a commit that is in the file all the same
 }
 
 // Validate reports every mistake at once.

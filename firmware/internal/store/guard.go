@@ -70,6 +70,9 @@ func (s *Store) update(fn func(*bbolt.Tx) error) error {
 	err := s.usable()
 	if err == nil {
 		err = guard(func() error { return db.Update(fn) })
+		if err == nil && s.cfg.committed != nil {
+			err = s.cfg.committed()
+		}
 	}
 	s.mu.RUnlock()
 	if errors.Is(err, ErrDamaged) {

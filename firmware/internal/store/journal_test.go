@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -102,5 +103,51 @@ func TestJournalReadBytes(t *testing.T) {
 	}
 	if _, err := j.Append([][]byte{make([]byte, MaxRecord+1)}, 0); err == nil {
 		t.Error("a record above the bound was taken")
+	}
+}
+
+// A commit whose last sync fails may be in the file all the same. Nobody was told of it, so its positions
+// are given to what comes next, and nothing of it is left.
+func TestJournalAfterFailedSync(t *testing.T) {
+	failure := errors.New("input/output error")
+	var fail error
+	s := mustOpen(t, Config{Dir: t.TempDir(), committed: func() error { return fail }})
+	j, err := s.Journal("events", Limits{Entries: 5, Bytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st State
+	for _, c := range []struct {
+		fail error
+		recs []string
+		want string // what can be read then
+	}{
+		{nil, []string{"a", "b", "c"}, "a b c"},
+		{failure, []string{"d", "e", "f", "g"}, "c"}, // a and b were dropped for what failed
+		{failure, []string{"d", "e", "f", "g"}, "c"},
+		{nil, []string{"h"}, "c h"},
+		{nil, []string{"i", "j"}, "c h i j"},
+	} {
+		before := j.State()
+		var recs [][]byte
+		for _, r := range c.recs {
+			recs = append(recs, []byte(r))
+		}
+		fail = c.fail
+		st, err = j.Append(recs, 0)
+		if !errors.Is(err, c.fail) || c.fail != nil && (st.Next != before.Next) {
+			t.Fatalf("Append(%q) = %+v, %v, want %v", c.recs, st, err, c.fail)
+		}
+		got, next, _, err := j.Read(nil, 0, 100, 1<<20)
+		if err != nil || next != st.Next {
+			t.Fatalf("Read = next %d, %v, want %d", next, err, st.Next)
+		}
+		text := ""
+		for i, r := range got {
+			text += " "[:min(i, 1)] + string(r.Data)
+		}
+		if text != c.want || c.fail == nil && (st.Entries != len(got) || st.Next != got[len(got)-1].Pos+1 || st.First != got[0].Pos) {
+			t.Errorf("after %q: %q, state %+v, want %q", c.recs, text, st, c.want)
+		}
 	}
 }
