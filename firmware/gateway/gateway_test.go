@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -197,6 +198,31 @@ func TestStatus(t *testing.T) {
 	}
 	if resp, _ := r.client.Head(r.URL() + ".cloudrest/v1/status"); resp == nil || resp.StatusCode != 200 {
 		t.Errorf("HEAD: %v", resp)
+	}
+}
+
+// The service may start after the gateway, and go again.
+func TestOriginComesAndGoes(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	r := start(t, Config{Origin: &url.URL{Scheme: "unix", Path: socket}})
+	r.until(t, "origin down", func(s Status) bool {
+		return s.Origin.State == "down" && s.Device.State == "waiting" && s.Device.Error != ""
+	})
+	if resp, _ := r.get(t, "/"); resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("without the service: %d, want 502", resp.StatusCode)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := &http.Server{Handler: garden()}
+	go service.Serve(l)
+	defer service.Close()
+	r.until(t, "origin up", func(s Status) bool {
+		return s.Origin.State == "up" && s.Device.State == "known" && s.Device.Error == "" && s.Name == "Garden"
+	})
+	if resp, _ := r.get(t, "/echo/"); resp.StatusCode != http.StatusOK {
+		t.Errorf("with the service: %d, want 200", resp.StatusCode)
 	}
 }
 

@@ -118,9 +118,20 @@ func (g *Gateway) Status() Status {
 		st.Device = DeviceStatus{State: "known", Name: d.Name, Maker: d.Manufacturer, Version: d.Version, API: d.API, Warnings: d.Warnings}
 	}
 
+	asked, up, err := g.watcher.Last()
+	if err != nil {
+		st.Device.Error = err.Error()
+	}
+
 	a := g.gate.Stats()
-	st.Origin = OriginStatus{InOrigin: a.InOrigin, Queued: a.Queued, Streams: a.Streams, Admitted: a.Admitted,
+	st.Origin = OriginStatus{State: "unknown", InOrigin: a.InOrigin, Queued: a.Queued, Streams: a.Streams, Admitted: a.Admitted,
 		RefusedFull: a.RefusedFull, RefusedWait: a.RefusedWait, RefusedStreams: a.RefusedStreams}
+
+	if up {
+		st.Origin.State = "up"
+	} else if asked {
+		st.Origin.State = "down"
+	}
 
 	g.mu.Lock()
 	lan, addr := g.lan, g.addr

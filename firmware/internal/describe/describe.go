@@ -53,6 +53,8 @@ type Watcher struct {
 	current tether.Descriptor
 	known   bool
 	changed chan struct{}
+	asked   bool  // once at least
+	last    error // of the last reading
 
 	// Of Run alone.
 	etag, modified string
@@ -86,12 +88,27 @@ func (w *Watcher) Changed() <-chan struct{} {
 	return w.changed
 }
 
+// Last tells how the last reading went: up is whether the service answered at all, err
+// what was wrong. asked is false before the first one.
+func (w *Watcher) Last() (asked, up bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	down := errors.Is(w.last, origin.ErrUnreachable) || errors.Is(w.last, origin.ErrTimeout)
+	return w.asked, w.asked && !down, w.last
+}
+
 // Run reads the descriptor until ctx is done, then returns nil. One Run at a time.
 func (w *Watcher) Run(ctx context.Context) error {
 	retry := FirstRetry
 	for {
 		pause := Refresh
-		switch err := w.read(ctx); {
+		err := w.read(ctx)
+		if ctx.Err() == nil {
+			w.mu.Lock()
+			w.asked, w.last = true, err
+			w.mu.Unlock()
+		}
+		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
