@@ -71,8 +71,6 @@ func Serve(w http.ResponseWriter, r *http.Request, l Log, o Options) error {
 		return nil
 	}
 	s := stream{w: w, rc: http.NewResponseController(w), o: o}
-	// A server with a ReadTimeout would otherwise end the stream after it.
-	_ = s.rc.SetReadDeadline(time.Time{})
 	err := s.run(r, l)
 	// net/http ends the context also when a write failed.
 	if r.Context().Err() != nil && !errors.Is(err, ErrSlow) {
