@@ -439,8 +439,8 @@ func TestUpgrade(t *testing.T) {
 					http.Error(rw, "no", http.StatusBadRequest)
 					return
 				}
-				if r.Header.Get("Connection") != "Upgrade" || r.Header.Get("Upgrade") != "echo" {
-					t.Errorf("the handler saw %v", r.Header)
+				if r.Header.Get("Connection") != "Upgrade" || r.Header.Get("Upgrade") != "echo" || r.ContentLength != 0 || r.Body != http.NoBody {
+					t.Errorf("the handler saw %v, a body of %d bytes", r.Header, r.ContentLength)
 				}
 				c, rd := hijack(rw)
 				go func() { // the handler returns before the tunnel ends, as gorilla's users do

@@ -145,8 +145,9 @@ func (f *forward) request() frame.Request {
 	if req.Client == "" {
 		req.Client = r.RemoteAddr
 	}
-	// Only HTTP/1.1 asks for an upgrade this way (RFC 9113 §8.6).
-	upgrade := r.ProtoMajor == 1 && len(h["Upgrade"]) > 0 && hasToken(h["Connection"], "upgrade")
+	// Only HTTP/1.1 asks for an upgrade this way (RFC 9113 §8.6), and with a body it would
+	// not be clear where the tunnel begins (SPEC.md §5.8).
+	upgrade := r.ProtoMajor == 1 && r.ContentLength == 0 && len(h["Upgrade"]) > 0 && hasToken(h["Connection"], "upgrade")
 	// Hop-by-hop fields that have names of their own are left out by package frame.
 	for _, v := range h["Connection"] {
 		if v == "keep-alive" || v == "close" {

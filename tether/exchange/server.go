@@ -71,8 +71,8 @@ func (w *responseWriter) request(ctx context.Context, r *frame.Request) (*http.R
 		// The name itself never travels (RFC 9110 §7.6.1); the handler wants the usual pair.
 		req.Header["Connection"] = []string{"Upgrade"}
 	}
-	if r.Flags&frame.FlagEnd != 0 {
-		return req, nil
+	if r.Flags&frame.FlagEnd != 0 || w.upgrade {
+		return req, nil // a request for an upgrade has no body (SPEC.md §5.8): DATA is the tunnel's
 	}
 	b := &body{w: w, left: -1}
 	req.ContentLength = -1
@@ -92,9 +92,7 @@ func (w *responseWriter) request(ctx context.Context, r *frame.Request) (*http.R
 		}
 	}
 	b.expect = hasToken(r.Header["Expect"], "100-continue")
-	if !w.upgrade {
-		req.Body = b
-	}
+	req.Body = b
 	return req, nil
 }
 
