@@ -37,6 +37,8 @@ import (
 )
 
 const (
+	// Name is what GET /device calls the controller.
+	Name = "Garden irrigation"
 	// Zones is how many zones the controller has, numbered from 1.
 	Zones = 6
 	// MaxMinutes is the longest watering.
@@ -237,7 +239,7 @@ func (c *Controller) view(z *zone) Zone {
 
 func (c *Controller) device(w http.ResponseWriter, r *http.Request) {
 	tagged(w, r, `"device-1"`, map[string]any{
-		"name": "Garden irrigation", "manufacturer": "Rainmaker Works", "version": "2.4.1", "revision": "C",
+		"name": Name, "manufacturer": "Rainmaker Works", "version": "2.4.1", "revision": "C",
 		"api": "v1", "email": "owner@example.com",
 		// Only the maker knows these; they travel to the relay as they are.
 		"zones": Zones, "location": map[string]any{"lat": 45.07, "lon": 7.68}, "valves": []string{"24VAC", "latching"},

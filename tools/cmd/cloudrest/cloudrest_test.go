@@ -272,8 +272,11 @@ func TestDiscover(t *testing.T) {
 	gone.gone = true
 
 	r := cloudrest(t, environment{discover: heard(udp, garden, shed)}, "discover", "--for", "100ms")
-	r.check(t, 0, "found    Shed?[2J    https://10.0.0.9/    udp  02:00:00:00:00:02", "")
-	r.check(t, 0, gardenID.Short()+"  "+garden.url+"    mdns+udp  02:00:00:00:00:01", "")
+	if want := "found    Garden irrigation    " + garden.url + "    udp  02:00:00:00:00:01\n" +
+		"changed  Garden irrigation  " + gardenID.Short() + "  " + garden.url + "    mdns+udp  02:00:00:00:00:01\n" +
+		"found    Shed?[2J    https://10.0.0.9/    udp  02:00:00:00:00:02\n"; r.out != want {
+		t.Errorf("discover prints\n%s\nwant\n%s", r.out, want)
+	}
 
 	r = cloudrest(t, environment{discover: heard(garden, udp, gone)}, "discover", "--json", "--for", "100ms")
 	var events []string

@@ -74,7 +74,7 @@ type demo struct {
 	relay   string // host:port
 	metrics string // host:port
 	viaRel  *remote
-	private string // what the private network found
+	lanURL  string // what discovery in the real LAN told
 }
 
 // stepTime bounds one step: long, since a small board or a busy machine is slow.
@@ -353,10 +353,11 @@ func (d *demo) startGateway(ctx context.Context) (string, error) {
 
 // findOnLAN looks around as `cloudrest discover` does, until both ways found the device.
 func (d *demo) findOnLAN(ctx context.Context) (string, error) {
-	found, err := findBoth(ctx, d.discover, func(e device) bool { return e.ID == d.id })
+	found, err := findBoth(ctx, d.discover, func(e device) bool { return e.ID == d.id && e.Name == d.device })
 	if err != nil {
 		return "", err
 	}
+	d.lanURL = found.URL
 	return foundText(found), nil
 }
 
@@ -365,7 +366,6 @@ func (d *demo) findPrivately(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.private = found.URL
 	return foundText(found), nil
 }
 
@@ -591,7 +591,10 @@ func (d *demo) showURLs() {
 	h := func(s string) string { return d.out.paint(bold, s) }
 	p("\nIt goes on until Ctrl-C. Try, in another terminal:\n")
 	p("  %s", h("over the LAN"))
-	p("    in a browser      https://%s/   (its certificate is its own: accept it)", d.https)
+	p("    in a browser         https://%s/   (its certificate is its own: accept it)", d.https)
+	if d.lanURL != "" {
+		p("    from other machines  %s", d.lanURL)
+	}
 	p("    %s get %q /zones --pins %s", self, d.device, d.path("pins.json"))
 	p("    curl -k https://%s%sv1/status", d.https, tether.OwnPrefix)
 	p("  %s", h("through the relay"))

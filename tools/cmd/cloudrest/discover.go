@@ -68,7 +68,7 @@ func discoverCommand(env environment) *settings.Command {
 func watch(heard <-chan sighting, note func(sighting), tell func(event string, d device)) int {
 	var t table
 	before := map[string]device{}
-	all := map[string]bool{}
+	n := 0
 	for s := range heard {
 		if s.trouble != nil {
 			note(s)
@@ -77,13 +77,20 @@ func watch(heard <-chan sighting, note func(sighting), tell func(event string, d
 		t.add(s)
 		now := map[string]device{}
 		for _, d := range t.devices() {
-			// What only UDP found has no ID, and becomes another device when mDNS finds it.
-			key := string(d.ID)
-			if key == "" {
-				key = d.MAC + " " + d.URL
+			key := watchKey(d)
+			now[key] = d
+			old, known := before[key]
+			if !known && d.ID != "" && d.MAC != "" {
+				// UDP may have found it earlier, without its ID.
+				for k, o := range before {
+					if o.ID == "" && o.MAC == d.MAC {
+						old, known = o, true
+						delete(before, k)
+					}
+				}
 			}
-			now[key], all[key] = d, true
-			if old, known := before[key]; !known {
+			if !known {
+				n++
 				tell("found", d)
 			} else if !reflect.DeepEqual(old, d) {
 				tell("changed", d)
@@ -92,12 +99,18 @@ func watch(heard <-chan sighting, note func(sighting), tell func(event string, d
 		for key, d := range before {
 			if _, still := now[key]; !still {
 				tell("gone", d)
-				delete(all, key)
 			}
 		}
 		before = now
 	}
-	return len(all)
+	return n
+}
+
+func watchKey(d device) string {
+	if d.ID != "" {
+		return string(d.ID)
+	}
+	return d.MAC + " " + d.URL
 }
 
 func row(d device) []string {

@@ -170,14 +170,25 @@ func labDeviceSide(ctx context.Context, bin, dir string) (found device, err erro
 		"addr add "+labAddress+" brd + dev "+labLink, "link set "+labLink+" up"); err != nil {
 		return device{}, &leftOut{fmt.Sprintf("this system allows no private network (%v)", err)}
 	}
-	if _, err := io.WriteString(say, "the link is there\n"); err != nil {
-		return device{}, err
-	}
 	if _, err := d.start("irrigation", "--listen", "127.0.0.1:8080"); err != nil {
 		return device{}, err
 	}
-	if _, err := d.start("cloudrestd", "run", "--origin", "http://127.0.0.1:8080", "--https", ":443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
-		"--fifo", "off", "--mdns", "on", "--udp-discovery", "on"); err != nil {
+	gateway, err := d.start("cloudrestd", "run", "--origin", "http://127.0.0.1:8080", "--https", ":443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
+		"--fifo", "off", "--mdns", "on", "--udp-discovery", "on")
+	if err != nil {
+		return device{}, err
+	}
+	err = eventually(ctx, gateway, func() error {
+		s, _, err := identify(ctx, "127.0.0.1:443")
+		if err == nil && s.Device.State != "known" {
+			err = errors.New("the gateway does not know the service yet")
+		}
+		return err
+	})
+	if err != nil {
+		return device{}, fmt.Errorf("private network: %w\n%s", err, gateway.log.last())
+	}
+	if _, err := io.WriteString(say, "the link is there\n"); err != nil {
 		return device{}, err
 	}
 	line, err := bufio.NewReader(hear).ReadBytes('\n')
@@ -189,7 +200,7 @@ func labDeviceSide(ctx context.Context, bin, dir string) (found device, err erro
 		return device{}, fmt.Errorf("private network: %w", err)
 	}
 	if r.Error != "" {
-		return device{}, fmt.Errorf("private network: %s\n%s", r.Error, d.procs[len(d.procs)-1].log.last())
+		return device{}, fmt.Errorf("private network: %s\n%s", r.Error, gateway.log.last())
 	}
 	return r.Device, nil
 }
@@ -204,7 +215,7 @@ func labPhoneSide(ctx context.Context, env environment, dir string) (device, err
 	if err := ip(ctx, "link set lo up", "addr add "+labPhoneAt+" brd + dev "+labLink, "link set "+labLink+" up"); err != nil {
 		return device{}, err
 	}
-	found, err := findBoth(ctx, env.discover, func(e device) bool { return e.ID != "" })
+	found, err := findBoth(ctx, env.discover, func(e device) bool { return e.ID != "" && e.Name == sample.Name })
 	if err != nil {
 		return device{}, err
 	}

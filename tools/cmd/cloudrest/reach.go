@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -394,12 +395,13 @@ func (r *reach) settle(ctx context.Context, p *pins, d device) (*remote, error) 
 		fmt.Fprintf(r.notes, "first contact with %s (%s), certificate %s: remembered in %s\n", printable(d.Name), d.ID.Short(), e.Fingerprint, p.path)
 	}
 
-	places := []string{u.Host}
-	port := cmp.Or(u.Port(), "443")
+	// Addresses first: not every machine resolves the .local name in the URL.
+	var places []string
 	for _, a := range d.Addresses {
-		if host := net.JoinHostPort(a, port); host != u.Host {
-			places = append(places, host)
-		}
+		places = append(places, net.JoinHostPort(a, cmp.Or(u.Port(), "443")))
+	}
+	if !slices.Contains(places, u.Host) {
+		places = append(places, u.Host)
 	}
 	var errs []error
 	for _, host := range places {
