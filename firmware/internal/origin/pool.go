@@ -15,10 +15,10 @@ func clock() time.Duration { return time.Since(started) }
 
 var started = time.Now()
 
-// deadlineSlack is how much later than asked a deadline may strike. It lets a busy
-// connection keep one deadline for many requests: moving a deadline costs about as
-// much as parsing a head.
-const deadlineSlack = time.Second
+// slack is how much later than asked a deadline may strike: a sixteenth, at most a
+// second. It lets a busy connection keep one deadline for many requests, as moving a
+// deadline costs about as much as parsing a head.
+func slack(d time.Duration) time.Duration { return min(d/16, time.Second) }
 
 // quietBeforeUnsafe is the longest idle time after which a connection may carry a
 // request that must not be sent twice: the shorter, the less likely that the origin
@@ -188,15 +188,15 @@ func (cn *conn) setDeadline(at time.Duration) {
 	_ = cn.SetDeadline(t)
 }
 
-// within lets reads and writes fail d from now at the earliest, d + deadlineSlack at
-// the latest. d <= 0 means never.
+// within lets reads and writes fail d from now at the earliest, d + slack(d) at the
+// latest. d <= 0 means never.
 func (cn *conn) within(d time.Duration) {
 	if d <= 0 {
 		cn.setDeadline(0)
 		return
 	}
-	if want := clock() + d; cn.deadline < want || cn.deadline > want+deadlineSlack {
-		cn.setDeadline(want + deadlineSlack)
+	if want := clock() + d; cn.deadline < want || cn.deadline > want+slack(d) {
+		cn.setDeadline(want + slack(d))
 	}
 }
 
