@@ -145,7 +145,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 // step does one thing and shows how it went. It returns false when it failed.
 func (d *demo) step(ctx context.Context, title string, act func(ctx context.Context) (string, error)) bool {
+	if ctx.Err() != nil {
+		return false // Ctrl-C
+	}
 	d.steps++
+	stopped := ctx
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
 	begin := time.Now()
@@ -154,6 +158,9 @@ func (d *demo) step(ctx context.Context, title string, act func(ctx context.Cont
 	}
 	result, err := act(ctx)
 	took := time.Since(begin)
+	if err != nil && stopped.Err() != nil {
+		return false // not the step's fault
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("not within %v: %w", stepTime, err)
 	}
