@@ -36,8 +36,10 @@ const (
 )
 
 const (
-	settleEvery = 5 * time.Second
-	burst       = 500             // tethers that came since memory was given back last
+	settleEvery = 2 * time.Second
+	burst       = 100             // tethers that came within one interval
+	burstGC     = 25              // GOGC meanwhile: costs a tenth of a handshake more for each of them
+	giveAfter   = 500             // tethers since memory was given back last
 	giveEvery   = 3 * time.Minute // at most so often
 )
 
@@ -243,13 +245,22 @@ func (r *Relay) drain(srv *http.Server) {
 	wg.Wait()
 }
 
-// settle gives memory back to the system after many devices came at once: their TLS
-// handshakes leave megabytes that idle tethers never need again.
+// settle keeps memory small when many devices come at once: their handshakes leave
+// garbage between what idle tethers keep. While they come it is collected sooner, and
+// afterwards the memory is given back to the system.
 func (r *Relay) settle(ctx context.Context) error {
 	t := time.NewTicker(settleEvery)
 	defer t.Stop()
 	var given, before uint64
-	last := time.Time{}
+	var last time.Time
+	usual := 0 // of the collector while it runs sooner; 0: it does not
+	restore := func() {
+		if usual != 0 {
+			debug.SetGCPercent(usual)
+			usual = 0
+		}
+	}
+	defer restore()
 	for {
 		select {
 		case <-ctx.Done():
@@ -257,11 +268,19 @@ func (r *Relay) settle(ctx context.Context) error {
 		case <-t.C:
 		}
 		opened := r.node.Stats().Opened
-		quiet := opened-before < burst/10 // the burst is over
+		came := opened - before
 		before = opened
-		if quiet && opened-given >= burst && time.Since(last) >= giveEvery {
-			given, last = opened, time.Now()
-			debug.FreeOSMemory()
+		switch {
+		case came >= burst && usual == 0:
+			if usual = debug.SetGCPercent(burstGC); usual < burstGC { // the operator wants it even smaller, or off
+				restore()
+			}
+		case came < burst:
+			restore()
+			if opened-given >= giveAfter && time.Since(last) >= giveEvery {
+				given, last = opened, time.Now()
+				debug.FreeOSMemory()
+			}
 		}
 	}
 }

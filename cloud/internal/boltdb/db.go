@@ -58,7 +58,7 @@ type Config struct {
 
 // Buckets. Keys begin with the 32 bytes of the device ID.
 var (
-	bucketDevice     = []byte("device")     // id -> JSON of record
+	bucketDevice     = []byte("device")     // id -> record
 	bucketDescriptor = []byte("descriptor") // id -> the JSON as the device sent it
 	bucketSeen       = []byte("seen")       // id -> seen
 	bucketRing       = []byte("ring")       // id -> ring

@@ -83,7 +83,7 @@ func note(epoch, seq uint64, text string) frame.Notify {
 
 func enrol(t *testing.T, db *DB, id tether.DeviceID) {
 	t.Helper()
-	if _, _, err := db.Enrol(t.Context(), id, "k", []byte("key")); err != nil {
+	if _, _, err := db.Enrol(t.Context(), id, []byte("key")); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -99,7 +99,7 @@ func TestEnrolKeepsTheFirstKey(t *testing.T) {
 	for i := range kept {
 		wg.Go(func() {
 			var err error
-			kept[i], made[i], err = db.Enrol(t.Context(), id, "k", fmt.Append(nil, "key ", i))
+			kept[i], made[i], err = db.Enrol(t.Context(), id, fmt.Append(nil, "key ", i))
 			if err != nil {
 				t.Error(err)
 			}
@@ -120,14 +120,14 @@ func TestEnrolKeepsTheFirstKey(t *testing.T) {
 	}
 	stop()
 	db, _ = running(t, Config{Path: file})
-	again, created, err := db.Enrol(t.Context(), id, "k", []byte("a foreign key"))
+	again, created, err := db.Enrol(t.Context(), id, []byte("a foreign key"))
 	if err != nil || created || !bytes.Equal(again, kept[0]) {
 		t.Errorf("after a restart: Enrol = %q, %v, %v, want the first key %q", again, created, err, kept[0])
 	}
-	if err := db.SetKey(t.Context(), id, "k2", []byte("new")); err != nil {
+	if err := db.SetKey(t.Context(), id, []byte("new")); err != nil {
 		t.Fatal(err)
 	}
-	if d, ok, err := db.Device(id); err != nil || !ok || d.KeyID != "k2" || string(d.Key) != "new" {
+	if d, ok, err := db.Device(id); err != nil || !ok || string(d.Key) != "new" {
 		t.Errorf("after SetKey: %+v, %v, %v", d, ok, err)
 	}
 }
@@ -324,7 +324,7 @@ func TestFailedCommitIsRepeated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	id := device(1)
-	if _, _, err := db.Enrol(ctx, id, "k", []byte("key")); err == nil {
+	if _, _, err := db.Enrol(ctx, id, []byte("key")); err == nil {
 		t.Error("Enrol did not end with its context")
 	}
 	a := newAcks()
@@ -338,7 +338,7 @@ func TestFailedCommitIsRepeated(t *testing.T) {
 	broken = false
 	db.push(op{apply: func(tx *bolt.Tx, _ *commit) error { // Enrol was told its failure, so it is not repeated
 		k, _ := keyOf(id)
-		return putJSON(tx.Bucket(bucketDevice), k, record{Key: []byte("key")})
+		return tx.Bucket(bucketDevice).Put(k[:], record{key: []byte("key")}.encode())
 	}})
 	db.Append(id, note(7, 2, "y"), a)
 	// The event came before the device was there and is gone by design; the second is kept.
@@ -359,7 +359,7 @@ func TestCrashTurnsOnlineIntoOffline(t *testing.T) {
 	id := device(1)
 	k, _ := keyOf(id)
 	db.push(op{apply: func(tx *bolt.Tx, _ *commit) error {
-		return putJSON(tx.Bucket(bucketDevice), k, record{})
+		return tx.Bucket(bucketDevice).Put(k[:], record{}.encode())
 	}})
 	since := time.Now().Add(-time.Hour)
 	db.Online(id, since)
@@ -375,6 +375,19 @@ func TestCrashTurnsOnlineIntoOffline(t *testing.T) {
 	defer db.Close()
 	if d, ok, err := db.Device(id); err != nil || !ok || time.Since(d.Since) > time.Minute {
 		t.Errorf("offline since %v (%v, %v), want the time the relay last lived", d.Since, ok, err)
+	}
+}
+
+func TestRecord(t *testing.T) {
+	want := record{key: []byte("key"), enrolled: time.Now().UTC().Truncate(time.Millisecond), name: "Garden"}
+	text := want.encode()
+	if got, err := decodeRecord("x", text); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("decode(encode) = %+v, %v, want %+v", got, err, want)
+	}
+	for _, bad := range [][]byte{nil, text[:recordHead], text[:recordHead+2], append([]byte{9}, text[1:]...)} {
+		if _, err := decodeRecord("x", bad); err == nil {
+			t.Errorf("decode(%q) gave no error", bad)
+		}
 	}
 }
 
@@ -418,7 +431,7 @@ func TestDevicesAreBounded(t *testing.T) {
 	enrol(t, db, device(2))
 	stop()
 	db, _ = running(t, Config{Path: file, MaxDevices: 2})
-	if _, _, err := db.Enrol(t.Context(), device(3), "k", []byte("key")); !errors.Is(err, ErrTooMany) {
+	if _, _, err := db.Enrol(t.Context(), device(3), []byte("key")); !errors.Is(err, ErrTooMany) {
 		t.Errorf("third device: %v, want ErrTooMany", err)
 	}
 	enrol(t, db, device(2)) // is known
@@ -445,7 +458,7 @@ func TestAfterRun(t *testing.T) {
 	if err := db.Append(device(1), note(7, 1, "x"), nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("Append = %v, want ErrClosed", err)
 	}
-	if _, _, err := db.Enrol(t.Context(), device(1), "k", nil); err == nil {
+	if _, _, err := db.Enrol(t.Context(), device(1), nil); err == nil {
 		t.Error("Enrol after the end succeeded")
 	}
 }

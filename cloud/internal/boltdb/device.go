@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -16,19 +15,41 @@ import (
 // Device is what the store knows of one device.
 type Device struct {
 	ID       tether.DeviceID
-	KeyID    string    // name the device gave its key
 	Key      []byte    // the public key it proved first, as the caller wrote it
 	Enrolled time.Time // when that was
 	Name     string    // from its descriptor; empty until one came
 	Since    time.Time // last change between online and offline; while offline: when it was last heard of
 }
 
-// record is the stored form of a device; a field may be added, none renamed.
+// record is the stored form of a device: version u8 (1), enrolled in unix milliseconds
+// u64, length of the key u16, the key, and the name to the end. Ten thousand of them are
+// mapped into the relay's memory, so they are not JSON.
 type record struct {
-	KeyID    string    `json:"keyId"`
-	Key      []byte    `json:"key"`
-	Enrolled time.Time `json:"enrolled"`
-	Name     string    `json:"name,omitempty"`
+	key      []byte
+	enrolled time.Time
+	name     string
+}
+
+const (
+	recordVersion = 1
+	recordHead    = 1 + 8 + 2
+)
+
+func (r record) encode() []byte {
+	b := append(make([]byte, 0, recordHead+len(r.key)+len(r.name)), recordVersion)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.enrolled.UnixMilli()))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(r.key)))
+	return append(append(b, r.key...), r.name...)
+}
+
+func decodeRecord(id tether.DeviceID, b []byte) (r record, err error) {
+	if len(b) < recordHead || b[0] != recordVersion || len(b) < recordHead+int(binary.BigEndian.Uint16(b[9:])) {
+		return r, fmt.Errorf("read device %s: not a record of this version", id.Short())
+	}
+	name := recordHead + int(binary.BigEndian.Uint16(b[9:]))
+	return record{
+		key: bytes.Clone(b[recordHead:name]), enrolled: time.UnixMilli(int64(binary.BigEndian.Uint64(b[1:]))).UTC(), name: string(b[name:]),
+	}, nil
 }
 
 // seen is the stored form of "online since" and "offline since": unix milliseconds
@@ -56,7 +77,7 @@ func decodeSeen(b []byte) seen {
 // Enrol keeps the first key that an ID came with and returns the key that counts from
 // then on: the given one when created is true, else the one kept earlier, which may
 // differ. It returns once the key is on disk. ErrTooMany: the store is full of devices.
-func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, public []byte) (kept []byte, created bool, err error) {
+func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, public []byte) (kept []byte, created bool, err error) {
 	k, err := keyOf(id)
 	if err != nil {
 		return nil, false, err
@@ -64,28 +85,25 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, publi
 	if d, ok, err := db.Device(id); err != nil || ok {
 		return d.Key, false, err
 	}
-	r := record{KeyID: keyID, Key: bytes.Clone(public), Enrolled: time.Now().UTC().Truncate(time.Millisecond)}
+	r := record{key: bytes.Clone(public), enrolled: time.Now().UTC().Truncate(time.Millisecond)}
 	var other []byte
 	var full bool
 	err = db.do(ctx, func(tx *bolt.Tx, c *commit) error {
 		other, full = nil, false
 		if v := tx.Bucket(bucketDevice).Get(k[:]); v != nil { // another connection was first
-			var have record
-			if err := json.Unmarshal(v, &have); err != nil {
-				return fmt.Errorf("read device %s: %w", id.Short(), err)
-			}
-			other = have.Key
-			return nil
+			have, err := decodeRecord(id, v)
+			other = have.key
+			return err
 		}
 		if full = db.devices+c.devices >= db.cfg.MaxDevices; full {
 			return nil
 		}
 		c.devices++
-		s := seen{at: r.Enrolled}
+		s := seen{at: r.enrolled}
 		if err := tx.Bucket(bucketSeen).Put(k[:], s.encode()); err != nil {
 			return err
 		}
-		return putJSON(tx.Bucket(bucketDevice), k, r)
+		return tx.Bucket(bucketDevice).Put(k[:], r.encode())
 	})
 	switch {
 	case err != nil:
@@ -95,22 +113,22 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, keyID string, publi
 	case other != nil:
 		return other, false, nil
 	}
-	return r.Key, true, nil
+	return r.key, true, nil
 }
 
 // SetKey writes the key of a device whatever was kept before: the operator decides.
 // Nothing is written when it is the same already.
-func (db *DB) SetKey(ctx context.Context, id tether.DeviceID, keyID string, public []byte) error {
+func (db *DB) SetKey(ctx context.Context, id tether.DeviceID, public []byte) error {
 	d, ok, err := db.Device(id)
 	if err != nil || ok && bytes.Equal(d.Key, public) {
 		return err
 	}
 	if !ok {
-		if _, created, err := db.Enrol(ctx, id, keyID, public); err != nil || created {
+		if _, created, err := db.Enrol(ctx, id, public); err != nil || created {
 			return err
 		}
 	}
-	return db.change(ctx, id, func(r *record) { r.KeyID, r.Key = keyID, bytes.Clone(public) })
+	return db.change(ctx, id, func(r *record) { r.key = bytes.Clone(public) })
 }
 
 // Describe keeps what the device says of itself; nothing is written when it says the
@@ -135,15 +153,15 @@ func (db *DB) Describe(id tether.DeviceID, name string, raw []byte) error {
 		if v == nil {
 			return nil
 		}
-		var r record
-		if err := json.Unmarshal(v, &r); err != nil {
-			return fmt.Errorf("read device %s: %w", id.Short(), err)
+		r, err := decodeRecord(id, v)
+		if err != nil {
+			return err
 		}
-		r.Name = name
+		r.name = name
 		if err := tx.Bucket(bucketDescriptor).Put(k[:], raw); err != nil {
 			return err
 		}
-		return putJSON(tx.Bucket(bucketDevice), k, r)
+		return tx.Bucket(bucketDevice).Put(k[:], r.encode())
 	}})
 }
 
@@ -158,21 +176,13 @@ func (db *DB) change(ctx context.Context, id tether.DeviceID, edit func(*record)
 		if v == nil {
 			return nil
 		}
-		var r record
-		if err := json.Unmarshal(v, &r); err != nil {
-			return fmt.Errorf("read device %s: %w", id.Short(), err)
+		r, err := decodeRecord(id, v)
+		if err != nil {
+			return err
 		}
 		edit(&r)
-		return putJSON(tx.Bucket(bucketDevice), k, r)
+		return tx.Bucket(bucketDevice).Put(k[:], r.encode())
 	})
-}
-
-func putJSON(b *bolt.Bucket, k key, v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return b.Put(k[:], text)
 }
 
 // Online notes that the device is there since at; Offline that it was last heard of
@@ -213,9 +223,9 @@ func (db *DB) Device(id tether.DeviceID) (d Device, ok bool, err error) {
 // device joins the buckets; a state that still waits to be written wins.
 func (db *DB) device(tx *bolt.Tx, k key, v []byte) (Device, error) {
 	id := k.id()
-	var r record
-	if err := json.Unmarshal(v, &r); err != nil {
-		return Device{}, fmt.Errorf("read device %s: %w", id.Short(), err)
+	r, err := decodeRecord(id, v)
+	if err != nil {
+		return Device{}, err
 	}
 	s := decodeSeen(tx.Bucket(bucketSeen).Get(k[:]))
 	db.mu.Lock()
@@ -223,7 +233,7 @@ func (db *DB) device(tx *bolt.Tx, k key, v []byte) (Device, error) {
 		s = newer
 	}
 	db.mu.Unlock()
-	return Device{ID: id, KeyID: r.KeyID, Key: r.Key, Enrolled: r.Enrolled, Name: r.Name, Since: s.at.UTC()}, nil
+	return Device{ID: id, Key: r.key, Enrolled: r.enrolled, Name: r.name, Since: s.at.UTC()}, nil
 }
 
 // Devices returns up to limit devices whose ID follows after, in the order of their

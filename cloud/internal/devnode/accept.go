@@ -104,7 +104,7 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 	want, listed := n.cfg.List.Key(p.ID)
 	switch {
 	case listed && sameKey(want, p.PublicDER):
-		err = n.cfg.Store.SetKey(ctx, p.ID, p.KeyID, p.PublicDER)
+		err = n.cfg.Store.SetKey(ctx, p.ID, p.PublicDER)
 	case listed:
 	case !n.cfg.FirstUse:
 		n.count.refusedUnknown.Add(1)
@@ -114,7 +114,7 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 		return session.ErrUnknown
 	default:
 		var created bool
-		want, created, err = n.cfg.Store.Enrol(ctx, p.ID, p.KeyID, p.PublicDER)
+		want, created, err = n.cfg.Store.Enrol(ctx, p.ID, p.PublicDER)
 		if created {
 			n.log.Info("device enrolled", "security", "device_enrolled", "device", p.ID, "key", p.KeyID, "peer", p.RemoteAddr)
 		}

@@ -24,9 +24,9 @@ type conn struct {
 	node    *Node
 	id      tether.DeviceID
 	session *mux.Session
-	key     [8]byte // begin of the key's hash: tells whether the list changed it
-	epoch   uint64  // of the directory
-	opened  time.Time
+	key     [8]byte       // begin of the key's hash: tells whether the list changed it
+	epoch   uint64        // of the directory
+	opened  int64         // unix nanoseconds
 	flaps   uint8         // how often in a row a connection of this device was replaced soon
 	leaving atomic.Bool   // the device said GOAWAY: no new requests
 	asked   time.Duration // on the sweep's clock, when it sent a PING; 0: not. Only the sweep uses it
@@ -42,7 +42,7 @@ type conn struct {
 // open takes a session over as the newest of its device. It returns what the session is
 // to call.
 func (n *Node) open(s *mux.Session, id tether.DeviceID, key [8]byte, info []byte) mux.Handlers {
-	c := &conn{node: n, id: id, session: s, key: key, opened: time.Now()}
+	c := &conn{node: n, id: id, session: s, key: key, opened: time.Now().UnixNano()}
 	epoch, err := n.cfg.Directory.Claim(context.Background(), id, n.cfg.Name)
 	if err != nil {
 		// Without the directory the device is still served by whoever asks this node.
@@ -54,11 +54,11 @@ func (n *Node) open(s *mux.Session, id tether.DeviceID, key [8]byte, info []byte
 	stale := old != nil && old.epoch > c.epoch // a still newer one was faster
 	if !stale {
 		n.conns[id] = c
-		if old != nil && c.opened.Sub(old.opened) < flapWindow {
+		if old != nil && time.Duration(c.opened-old.opened) < flapWindow {
 			c.flaps = min(old.flaps+1, 100)
 		}
 		if old == nil {
-			n.cfg.Store.Online(id, c.opened) // under the lock, so that it follows the Offline of an earlier connection
+			n.cfg.Store.Online(id, time.Unix(0, c.opened)) // under the lock, so that it follows the Offline of an earlier connection
 		}
 	}
 	n.mu.Unlock()

@@ -55,9 +55,9 @@ const (
 // Store is what the node keeps of devices.
 type Store interface {
 	// Enrol keeps the first key of an ID and returns the one that counts.
-	Enrol(ctx context.Context, id tether.DeviceID, keyID string, public []byte) (kept []byte, created bool, err error)
+	Enrol(ctx context.Context, id tether.DeviceID, public []byte) (kept []byte, created bool, err error)
 	// SetKey replaces it: the operator's list says so.
-	SetKey(ctx context.Context, id tether.DeviceID, keyID string, public []byte) error
+	SetKey(ctx context.Context, id tether.DeviceID, public []byte) error
 	Describe(id tether.DeviceID, name string, raw []byte) error
 	Online(id tether.DeviceID, at time.Time)
 	Offline(id tether.DeviceID, at time.Time)

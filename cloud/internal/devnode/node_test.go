@@ -39,7 +39,7 @@ func newMemory() *memory {
 	return &memory{keys: map[tether.DeviceID][]byte{}, state: map[tether.DeviceID]string{}, at: map[tether.DeviceID]time.Time{}, names: map[tether.DeviceID]string{}}
 }
 
-func (m *memory) Enrol(_ context.Context, id tether.DeviceID, _ string, public []byte) ([]byte, bool, error) {
+func (m *memory) Enrol(_ context.Context, id tether.DeviceID, public []byte) ([]byte, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.enrolls != nil {
@@ -52,7 +52,7 @@ func (m *memory) Enrol(_ context.Context, id tether.DeviceID, _ string, public [
 	return public, true, nil
 }
 
-func (m *memory) SetKey(_ context.Context, id tether.DeviceID, _ string, public []byte) error {
+func (m *memory) SetKey(_ context.Context, id tether.DeviceID, public []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.keys[id] = public
