@@ -160,11 +160,17 @@ func (s *Session) next() *message {
 		if !long {
 			return nil
 		}
-		o.turn = false
+		if o.flight == nil {
+			o.flight = &flight{limit: startFlight, starting: true}
+		}
 		m := newMessage()
-		n := s.take(m, o.long.pop())
+		if token, ok := o.flight.alone(s); ok {
+			m.b = frame.AppendPing(m.b, token)
+			return m
+		}
+		o.turn = false
+		n := s.take(m, o.long.pop(), o.flight.chunk())
 		if token, ok := o.flight.sent(n, s); ok {
-			s.earned += floodEarn // for its PONG
 			m.b = frame.AppendPing(m.b, token)
 		}
 		return m
@@ -184,14 +190,14 @@ func (s *Session) next() *message {
 		return m
 	}
 	m := newMessage()
-	s.take(m, o.short.pop())
+	s.take(m, o.short.pop(), chunkSize)
 	return m
 }
 
 // take encodes the next frame of a stream whose Write waits, and puts the stream back in
 // line if it has more and credit for it.
-func (s *Session) take(m *message, st *Stream) int {
-	n := int(min(int64(len(st.wbuf)), chunkSize, st.sendCredit))
+func (s *Session) take(m *message, st *Stream, most int64) int {
+	n := int(min(int64(len(st.wbuf)), most, st.sendCredit))
 	end := st.wend && n == len(st.wbuf)
 	m.b = frame.AppendData(m.b, st.id, st.wbuf[:n], end)
 	st.wbuf = st.wbuf[n:]

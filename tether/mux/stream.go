@@ -34,9 +34,9 @@ type Stream struct {
 	queuedOut  bool // in a ring
 	inShort    bool // which one
 	nextOut    *Stream
-	lastFirst  uint64 // number of the last passing message with a frame of this stream
-	burst      int    // bytes sent lately
-	burstAt    time.Time
+	lastFirst  uint64    // number of the last passing message with a frame of this stream
+	burst      int       // bytes sent lately
+	burstAt    time.Time // end of the last Write
 	wsig       chan struct{}
 	wdl        time.Time
 	wdue       time.Time // when the watch wakes the waiting Write; zero: not at all
@@ -109,7 +109,8 @@ func (st *Stream) sendable() error {
 	return nil
 }
 
-// leak lets old bytes fade out of burst. s.mu is held.
+// leak lets old bytes fade out of burst, for the time since the last Write ended: a stream
+// that always has more to send is a long one, however slow the link. s.mu is held.
 func (st *Stream) leak() {
 	if st.burst == 0 {
 		return
@@ -251,6 +252,7 @@ func (st *Stream) write(m *message, p []byte, end bool) (int, error) {
 			n := len(p) - len(st.wbuf)
 			s.unline(st)
 			st.wbuf, st.writing = nil, false
+			st.burstAt = time.Now()
 			s.mu.Unlock()
 			return n, err
 		}

@@ -16,6 +16,9 @@ type Pipe struct {
 	in, out *line
 	// Latency delays each message on its way; set before use.
 	Latency time.Duration
+	// Rate makes a bottleneck with an endless queue of what this end writes, in bytes a
+	// second; 0: none. Set before use.
+	Rate int
 	// Wrote, if set, sees each message before it goes; set before use.
 	Wrote func(msg []byte)
 }
@@ -30,6 +33,7 @@ type line struct {
 	code   int
 	limit  int
 	stall  bool
+	free   time.Time // when the bottleneck has sent everything
 }
 
 // NewPipe makes both ends. At most limit messages (0: 64) wait in each direction; then
@@ -93,7 +97,15 @@ func (p *Pipe) Write(msg []byte) error {
 				return nil
 			}
 			l.queue = append(l.queue, append([]byte(nil), msg...))
-			l.due = append(l.due, time.Now().Add(p.Latency))
+			due := time.Now()
+			if p.Rate > 0 {
+				if due.Before(l.free) {
+					due = l.free
+				}
+				due = due.Add(time.Duration(len(msg)) * time.Second / time.Duration(p.Rate))
+				l.free = due
+			}
+			l.due = append(l.due, due.Add(p.Latency))
 			l.changed()
 			l.mu.Unlock()
 			return nil
