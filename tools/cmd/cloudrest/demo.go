@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -134,12 +135,44 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if !d.json {
 		d.showURLs()
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case p := <-d.firstEnd():
-		d.showLogs()
-		return fmt.Errorf("%s ended by itself: %v", p.name, p.err)
+	return d.supervise(ctx)
+}
+
+// Programs that end are started again, as systemd or procd would, so that people can kill
+// one and watch the rest; but not more than maxRestarts times in all.
+const (
+	restartWait = 3 * time.Second
+	maxRestarts = 20
+)
+
+func (d *demo) supervise(ctx context.Context) error {
+	for n := 1; ; n++ {
+		var p *proc
+		select {
+		case <-ctx.Done():
+			return nil
+		case p = <-d.firstEnd():
+		}
+		if n > maxRestarts {
+			d.showLogs()
+			return fmt.Errorf("%s ended by itself: %v", p.name, p.err)
+		}
+		if !d.json {
+			fmt.Fprintf(d.out, "%s ended (%v), it is started again in %v\n", p.name, p.err, restartWait)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(restartWait):
+		}
+		d.procs = slices.DeleteFunc(d.procs, func(o *proc) bool { return o == p })
+		args := p.cmd.Args[1:]
+		if p.name == "irrigation" { // where the gateway expects it
+			args = append(slices.Clone(args), "--listen", strings.TrimPrefix(d.origin, "http://"))
+		}
+		if _, err := d.start(p.name, args...); err != nil {
+			return err
+		}
 	}
 }
 
@@ -615,6 +648,7 @@ func (d *demo) showURLs() {
 	p("    the maker's service itself  %s/", d.origin)
 	p("    the relay's metrics         http://%s/metrics", d.metrics)
 	p("    logs                        %s/*.log", d.dir)
+	p("    kill one of the programs    it is started again, watch the others cope")
 	if !d.lan {
 		p("    phones in this network      make demo LAN=1")
 	}
@@ -727,7 +761,7 @@ const (
 )
 
 func newLogFile(path string) (*logFile, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make log: %w", err)
 	}
