@@ -20,7 +20,7 @@ import (
 // Errors wrap ErrUnreachable, ErrTimeout, ErrBadAnswer, ErrBadRequest, ErrRequestBody,
 // ErrClosed, the cause of ctx, or what Inform returned.
 func (c *Client) Do(ctx context.Context, q *Request) (*Response, error) {
-	if q.Body != nil && q.Length == 0 && len(q.Trailer) == 0 {
+	if q.Body != nil && q.Length == 0 && !q.chunked() {
 		plain := *q
 		plain.Body = nil
 		q = &plain
@@ -113,13 +113,14 @@ func onEnd(ctx context.Context, f func()) (stop func() bool) {
 
 // fail ends an exchange that gave no answer and says why, the root cause first.
 func (r *Response) fail(err error) error {
+	body := false
 	if s := r.sender; s != nil && !s.stop() && errors.Is(s.err, ErrRequestBody) {
-		err = s.err
+		err, body = s.err, true
 	}
 	r.unwatch()
 	r.cn.close()
 	r.cn = nil
-	if r.ctx.Err() != nil {
+	if r.ctx.Err() != nil && !body {
 		return fmt.Errorf("ask the origin: %w", context.Cause(r.ctx))
 	}
 	return err

@@ -138,9 +138,10 @@ type Request struct {
 	// Interrupt makes a blocked Body.Read return soon; called when the exchange ends
 	// before the body did. Nil when Body never blocks for long.
 	Interrupt func()
-	// Trailer holds the trailer fields to send after a body: its keys when Do is
-	// called, its values once Body returned io.EOF (as in http.Request.Trailer).
-	Trailer map[string][]string
+	// Trailer returns the trailer fields of a streaming body: asked before the head goes
+	// out for the names to announce, and again once Body returned io.EOF for all names
+	// and values, announced or not (as http.Request.Trailer has them). Nil: none.
+	Trailer func() map[string][]string
 
 	Expect     bool   // hold the body back for 100 Continue (RFC 9110 §10.1.1)
 	TETrailers bool   // say TE: trailers

@@ -319,7 +319,7 @@ func TestRequestRefused(t *testing.T) {
 		"§6 framing":                 {Method: "GET", Target: "/", Fields: []Field{{"content-length", "3"}}},
 		"§6 framing, coding":         {Method: "GET", Target: "/", Fields: []Field{{"Transfer-Encoding", "chunked"}}},
 		"§3.2 second host":           {Method: "GET", Target: "/", Fields: []Field{{"Host", "b"}}},
-		"§7.1.2 trailer about frame": {Method: "PUT", Target: "/", Body: strings.NewReader("x"), Length: -1, Trailer: map[string][]string{"Content-Length": nil}},
+		"§7.1.2 trailer about frame": {Method: "PUT", Target: "/", Body: strings.NewReader("x"), Length: -1, Trailer: func() map[string][]string { return map[string][]string{"Content-Length": nil} }},
 	} {
 		if _, err := cl.Do(t.Context(), q); !errors.Is(err, ErrBadRequest) {
 			t.Errorf("%s: %v, want ErrBadRequest", name, err)
@@ -818,7 +818,7 @@ func TestRequestTrailers(t *testing.T) {
 	})
 	trailer := map[string][]string{"X-Sum": nil}
 	body := io.MultiReader(strings.NewReader("hello"), eofFunc(func() { trailer["X-Sum"] = []string{"42"} }))
-	ask(t, cl, &Request{Method: "PUT", Target: "/", Length: 5, Body: body, Trailer: trailer})
+	ask(t, cl, &Request{Method: "PUT", Target: "/", Length: 5, Body: body, Trailer: func() map[string][]string { return trailer }})
 	if g := <-got; g != want {
 		t.Errorf("\n got %q\nwant %q", g, want)
 	}

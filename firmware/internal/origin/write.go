@@ -2,6 +2,7 @@ package origin
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,10 +81,10 @@ func (q *Request) appendHead(b []byte, authority string) ([]byte, error) {
 	switch {
 	case q.chunked():
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-		if len(q.Trailer) > 0 {
+		if names := q.trailerNames(); len(names) > 0 {
 			b = append(b, "Trailer: "...)
-			for i, name := range q.trailerNames() {
-				if !allOf(name, isToken) || ownField(name) {
+			for i, name := range names {
+				if name == "" || !allOf(name, isToken) || ownField(name) {
 					return b, fmt.Errorf("%w: trailer field %.40q", ErrBadRequest, name)
 				}
 				if i > 0 {
@@ -115,23 +116,24 @@ func appendLength(b []byte, n int64) []byte {
 // chunked reports whether the body goes out in chunks: its length is unknown, or there
 // are trailer fields, which only fit behind chunks (RFC 9112 §7.1.2).
 func (q *Request) chunked() bool {
-	return q.Body != nil && (q.Length < 0 || len(q.Trailer) > 0)
+	return q.Body != nil && (q.Length < 0 || q.Trailer != nil && len(q.Trailer()) > 0)
 }
 
 func (q *Request) trailerNames() []string {
-	names := make([]string, 0, len(q.Trailer))
-	for name := range q.Trailer {
-		names = append(names, name)
+	if q.Trailer == nil {
+		return nil
 	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(q.Trailer()))
 }
 
 // appendTrailer ends a chunked body.
 func (q *Request) appendTrailer(b []byte) ([]byte, error) {
 	b = append(b, "0\r\n"...)
 	for _, name := range q.trailerNames() {
-		for _, v := range q.Trailer[name] {
+		if name == "" || !allOf(name, isToken) || ownField(name) {
+			return b, fmt.Errorf("%w: trailer field %.40q", ErrBadRequest, name)
+		}
+		for _, v := range q.Trailer()[name] {
 			if !allOf(v, isValue) {
 				return b, fmt.Errorf("%w: control byte in trailer field %.40q", ErrBadRequest, name)
 			}

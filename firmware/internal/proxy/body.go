@@ -50,7 +50,8 @@ func (x *exchange) requestBody() bool {
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
 	}
 	x.body = &clientBody{x: x, start: now()}
-	x.req.Body, x.req.Length, x.req.Trailer = x.body, r.ContentLength, r.Trailer
+	x.req.Body, x.req.Length = x.body, r.ContentLength
+	x.req.Trailer = func() map[string][]string { return r.Trailer }
 	x.req.Expect = expect
 	x.req.Interrupt = x.interrupt
 	return true

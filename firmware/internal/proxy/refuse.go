@@ -19,6 +19,8 @@ import (
 // clients read says what they can do about it and nothing about the inside.
 func (x *exchange) refuseFor(err error) {
 	switch {
+	case errors.Is(err, errTooSlow): // net/http takes the interrupted read for the client's end
+		x.refuse(http.StatusRequestTimeout, errTooSlow.Error())
 	case x.r.Context().Err() != nil || errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // the client is gone
 	case errors.Is(err, admit.ErrQueueFull), errors.Is(err, admit.ErrWait), errors.Is(err, admit.ErrTooManyStreams):
@@ -35,8 +37,6 @@ func (x *exchange) refuseFor(err error) {
 		switch {
 		case errors.Is(err, errTooLarge), errors.As(err, &tooLarge):
 			x.refuse(http.StatusRequestEntityTooLarge, errTooLarge.Error())
-		case errors.Is(err, errTooSlow):
-			x.refuse(http.StatusRequestTimeout, errTooSlow.Error())
 		default:
 			x.refuse(http.StatusBadRequest, "request body cut short or malformed")
 		}
@@ -110,7 +110,7 @@ func prefersHTML(accept []string) bool {
 
 // log reports what is wrong with the origin when it begins and when it changes.
 func (x *exchange) log(err error) {
-	if x.r.Context().Err() != nil {
+	if x.r.Context().Err() != nil || x.ended() {
 		return
 	}
 	kind := "bad answer from the origin"
@@ -126,6 +126,14 @@ func (x *exchange) log(err error) {
 		return
 	}
 	x.p.log.LogAttrs(x.r.Context(), slog.LevelWarn, kind, slog.Any("err", err), slog.String("id", x.id))
+}
+
+// ended reports whether it was Close that ended the exchange.
+func (x *exchange) ended() bool {
+	x.p.mu.Lock()
+	defer x.p.mu.Unlock()
+	_, lasts := x.p.streams[x]
+	return x.p.closed && lasts
 }
 
 func (p *Proxy) recovered() {
