@@ -3,6 +3,7 @@ package http1
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -146,10 +147,13 @@ func (b *body) trailers() error {
 			delete(fields, name)
 		}
 	}
-	if len(fields) > 0 {
-		b.x.req.Trailer = fields
-	} else if b.x.req.Trailer != nil {
-		clear(b.x.req.Trailer)
+	if announced := b.x.req.Trailer; announced == nil {
+		if len(fields) > 0 {
+			b.x.req.Trailer = fields
+		}
+	} else { // the same map, as with net/http: a copy of the request may have it
+		clear(announced)
+		maps.Copy(announced, fields)
 	}
 	b.ended.Store(true)
 	return nil

@@ -33,6 +33,7 @@ const (
 	maxDrain     = 64 << 10 // bytes of an unread body that are read to keep the connection
 	lingerBytes  = 1 << 20
 	lingerPeriod = 2 * time.Second
+	lingerPause  = 20 * time.Millisecond
 )
 
 type conn struct {
@@ -294,6 +295,14 @@ func (c *conn) linger() {
 	for n := 0; n < lingerBytes; {
 		m, err := c.raw.Read(buf)
 		if n += m; err != nil {
+			return
+		}
+	}
+	// A fast sender must not be reset either before it has read the answer. From here on
+	// its own full buffers make it wait; the sweep ends this.
+	for {
+		time.Sleep(lingerPause)
+		if _, err := c.raw.Read(buf); err != nil {
 			return
 		}
 	}
