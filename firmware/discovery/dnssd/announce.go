@@ -219,7 +219,7 @@ func (r *run) replace(ctx context.Context, info Info, ins []lan.Interface, force
 			claimed = !force && alike(old.group.interfaces(), ins)
 		}
 	}
-	next, err := open(info, ins, nhost, ninst, r.log, func() {
+	next, err := open(info, ins, nhost, ninst, old, r.log, func() {
 		r.mu.Lock()
 		r.lost = true
 		r.mu.Unlock()
@@ -232,8 +232,13 @@ func (r *run) replace(ctx context.Context, info Info, ins []lan.Interface, force
 	r.lost = false
 	r.mu.Unlock()
 	r.now = nil
+	var before []lan.Interface
 	if old != nil {
-		old.end(err != nil || old.own.host != next.own.host)
+		keeps := err == nil && ctx.Err() == nil && old.own.host == next.own.host
+		if keeps {
+			before = old.group.interfaces()
+		}
+		old.end(!keeps)
 	}
 	if err != nil {
 		return err
@@ -242,7 +247,7 @@ func (r *run) replace(ctx context.Context, info Info, ins []lan.Interface, force
 		next.end(false)
 		return context.Cause(ctx)
 	}
-	if err := next.announce(); err != nil {
+	if err := next.announce(before); err != nil {
 		next.end(true)
 		return fmt.Errorf("announce: %w", err)
 	}

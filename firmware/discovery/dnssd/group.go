@@ -110,14 +110,14 @@ func join(ins []lan.Interface) (*group, error) {
 func harden4(c *ipv4.PacketConn, indexes []int) error {
 	const dst = 16 // offset of the destination address (RFC 791 §3.1)
 	b := group4.As4()
-	return errors.Join(c.SetMulticastTTL(hopLimit), setFilter(c.SetBPF, indexes, word{dst, be32(b[:])}))
+	return errors.Join(c.SetMulticastTTL(hopLimit), c.SetTTL(hopLimit), setFilter(c.SetBPF, indexes, word{dst, be32(b[:])}))
 }
 
 // harden6 does the same for IPv6.
 func harden6(c *ipv6.PacketConn, indexes []int) error {
 	const dst = 24 // offset of the destination address (RFC 8200 §3)
 	b := group6.As16()
-	return errors.Join(c.SetMulticastHopLimit(hopLimit), setFilter(c.SetBPF, indexes,
+	return errors.Join(c.SetMulticastHopLimit(hopLimit), c.SetHopLimit(hopLimit), setFilter(c.SetBPF, indexes,
 		word{dst, be32(b[:4])}, word{dst + 4, be32(b[4:8])}, word{dst + 8, be32(b[8:12])}, word{dst + 12, be32(b[12:])}))
 }
 

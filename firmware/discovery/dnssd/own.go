@@ -212,8 +212,9 @@ func legacy(r, q *dns.Msg) *dns.Msg {
 }
 
 // conflict reports which of our names somebody else claims in a response. mine reports
-// whether an address is of this machine, or was until a moment ago.
-func (o *own) conflict(m *dns.Msg, mine func(netip.Addr) bool) (host, instance bool) {
+// whether an address is of this machine, or was until a moment ago; former is the host name
+// that we leave, or "".
+func (o *own) conflict(m *dns.Msg, former string, mine func(netip.Addr) bool) (host, instance bool) {
 	if !m.Response {
 		return false, false
 	}
@@ -228,7 +229,7 @@ func (o *own) conflict(m *dns.Msg, mine func(netip.Addr) bool) (host, instance b
 			host = host || o.foreign(rr.Hdr.Name, rr.AAAA, mine)
 		case *dns.SRV:
 			// Our own record, told by ourselves, a repeater, or our other interface, names our host.
-			if _, ok := o.service(rr.Hdr.Name); ok && !strings.EqualFold(rr.Target, o.host) {
+			if _, ok := o.service(rr.Hdr.Name); ok && !strings.EqualFold(rr.Target, o.host) && !strings.EqualFold(rr.Target, former) {
 				instance = true
 			}
 		}

@@ -139,18 +139,19 @@ func TestConflict(t *testing.T) {
 		{"another's goodbye", "cloudrest-1a2b3c4d.local. 0 IN A 10.0.0.2", false, false},
 		{"another host", "garden.local. 120 IN A 10.0.0.2", false, false},
 		{"our service", full + " 120 IN SRV 0 0 1 cloudrest-1A2B3C4D.local.", false, false},
+		{"our service under our former host name", full + " 120 IN SRV 0 0 1 former.local.", false, false},
 		{"another's service", full + " 120 IN SRV 0 0 8443 garden.local.", false, true},
 		{"another's service of the other type", testOwn.name(ServiceHTTPS) + " 120 IN SRV 0 0 8443 garden.local.", false, true},
 		{"another instance", "x._cloudrest._tcp.local. 120 IN SRV 0 0 8443 garden.local.", false, false},
 		{"another class", full + " 120 CH SRV 0 0 8443 garden.local.", false, false},
 	} {
-		if h, i := testOwn.conflict(message(t, tt.line), mine); h != tt.host || i != tt.instance {
+		if h, i := testOwn.conflict(message(t, tt.line), "former.local.", mine); h != tt.host || i != tt.instance {
 			t.Errorf("%s: conflict = %v, %v, want %v, %v", tt.name, h, i, tt.host, tt.instance)
 		}
 	}
 	q := message(t, full+" 120 IN SRV 0 0 8443 garden.local.")
 	q.Response = false
-	if h, i := testOwn.conflict(q, mine); h || i {
+	if h, i := testOwn.conflict(q, "", mine); h || i {
 		t.Error("a known answer in a question counts as a claim")
 	}
 }
@@ -189,7 +190,7 @@ func FuzzReply(f *testing.F) {
 		if len(b) > maxPacket || q.Unpack(b) != nil {
 			return
 		}
-		testOwn.conflict(&q, func(netip.Addr) bool { return false })
+		testOwn.conflict(&q, "", func(netip.Addr) bool { return false })
 		r := testOwn.reply(&q, own)
 		if r == nil {
 			return

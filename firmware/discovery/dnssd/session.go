@@ -57,14 +57,15 @@ type session struct {
 	legacySent  int
 	retired     []netip.Addr // addresses until a moment ago
 	retiredTill time.Time
+	former      string // host name of the session before, which still speaks; "": none
 }
 
 // maxLegacy bounds answers to plain resolvers, a second; the rest is dropped.
 const maxLegacy = 10
 
 // open joins the groups and answers for nothing yet. nhost and ninst are the suffixes to
-// begin with.
-func open(info Info, ins []lan.Interface, nhost, ninst int, log *slog.Logger, lost func()) (*session, error) {
+// begin with; old is the session before, whose echoes are no conflict, or nil.
+func open(info Info, ins []lan.Interface, nhost, ninst int, old *session, log *slog.Logger, lost func()) (*session, error) {
 	if err := info.check(); err != nil {
 		return nil, err
 	}
@@ -75,6 +76,11 @@ func open(info Info, ins []lan.Interface, nhost, ninst int, log *slog.Logger, lo
 	s := &session{info: info, nhost: nhost, ninst: ninst, log: log, lost: lost, group: g, done: make(chan struct{}), told: map[int]time.Time{}}
 	s.own = s.names()
 	s.probing = true
+	if old != nil {
+		s.former = old.own.host
+		s.retire(old.group.interfaces())
+		s.retired = append(s.retired, old.retired...)
+	}
 	g.receive(&s.wg, s.handle)
 	return s, nil
 }
@@ -106,6 +112,7 @@ func (s *session) claim(ctx context.Context) {
 		s.mu.Lock()
 		if s.lostHost {
 			s.nhost++
+			s.former = "" // not ours any more, and what names it is not either
 		}
 		if s.lostInst {
 			s.ninst++
@@ -122,8 +129,9 @@ func (s *session) claim(ctx context.Context) {
 	}
 }
 
-// announce registers the services and tells the host's addresses.
-func (s *session) announce() error {
+// announce registers the services and tells the host's addresses; before is what was told
+// of the same host before.
+func (s *session) announce(before []lan.Interface) error {
 	s.mu.Lock()
 	s.probing, s.lostHost, s.lostInst = false, false, false
 	o := s.own
@@ -153,7 +161,7 @@ func (s *session) announce() error {
 			s.log.Debug("the sockets of zeroconf stay as they are", "err", err)
 		}
 	}
-	s.tell(ins, nil)
+	s.tell(ins, before)
 	return nil
 }
 
@@ -178,8 +186,12 @@ func harden(server *zeroconf.Server, indexes []int) error {
 }
 
 // tell announces the host's addresses twice, a second apart (RFC 6762 §8.3), and takes back
-// those that are gone from an interface.
-func (s *session) tell(ins []lan.Interface, gone map[int][]netip.Addr) {
+// those of before that are gone from an interface.
+func (s *session) tell(ins, before []lan.Interface) {
+	gone := map[int][]netip.Addr{}
+	for _, in := range before {
+		gone[in.Index] = addresses(in)
+	}
 	round := func() {
 		s.mu.Lock()
 		o := s.own
@@ -206,17 +218,20 @@ func (s *session) tell(ins []lan.Interface, gone map[int][]netip.Addr) {
 
 // readdress takes new addresses of the same interfaces: zeroconf looks them up itself.
 func (s *session) readdress(ins []lan.Interface) {
-	gone := map[int][]netip.Addr{}
-	var retired []netip.Addr
-	for _, in := range s.group.interfaces() {
-		gone[in.Index] = addresses(in)
-		retired = append(retired, gone[in.Index]...)
-	}
-	s.mu.Lock()
-	s.retired, s.retiredTill = retired, time.Now().Add(echoTime)
-	s.mu.Unlock()
+	before := s.group.interfaces()
+	s.retire(before)
 	s.group.update(ins)
-	s.tell(ins, gone)
+	s.tell(ins, before)
+}
+
+// retire remembers the addresses of a reading that is past.
+func (s *session) retire(ins []lan.Interface) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired, s.retiredTill = nil, time.Now().Add(echoTime)
+	for _, in := range ins {
+		s.retired = append(s.retired, addresses(in)...)
+	}
 }
 
 // end says goodbye, for the host name too unless the next session keeps it, and waits for
@@ -326,7 +341,10 @@ func (s *session) answerLegacy(r *dns.Msg, p packet) {
 // response looks for claims of others to our names.
 func (s *session) response(m *dns.Msg, o *own) {
 	var all []lan.Interface // read at most once, and only when an address of our host is told
-	host, inst := o.conflict(m, func(a netip.Addr) bool {
+	s.mu.Lock()
+	former := s.former
+	s.mu.Unlock()
+	host, inst := o.conflict(m, former, func(a netip.Addr) bool {
 		if slices.ContainsFunc(s.group.interfaces(), func(in lan.Interface) bool { return in.Has(a) }) || s.wasOurs(a) {
 			return true
 		}
