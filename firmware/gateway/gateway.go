@@ -261,11 +261,9 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	}
 	addr := Addresses{HTTPS: addrPort(https)}
 	var plain net.Listener
+	var plainErr error
 	if g.cfg.HTTP != "" {
-		if plain, err = listen(ctx, "http", g.cfg.HTTP); err != nil {
-			g.log.Warn("no redirect from HTTP to HTTPS", "err", err)
-			g.parts.set("http", "failing: "+err.Error())
-		} else {
+		if plain, plainErr = listen(ctx, "http", g.cfg.HTTP); plainErr == nil {
 			addr.HTTP = addrPort(plain)
 		}
 	}
@@ -287,12 +285,21 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 		return g.proxy.Close()
 	})
 	group.Go(func() error { return g.serve(ctx, lan, https) })
-	if plain != nil {
-		redirects, err := edge.New(edge.Config{Handler: redirect(strconv.Itoa(int(addr.HTTPS.Port()))), Logger: g.log})
-		if err != nil {
-			panic("gateway: " + err.Error()) // the configuration is our own
-		}
-		group.Go(func() error { return g.serve(ctx, redirects, plain) })
+	if g.cfg.HTTP != "" {
+		group.Go(func() error {
+			optional(ctx, g.log, &g.parts, "http", func(ctx context.Context) error {
+				l, err := plain, plainErr
+				plain, plainErr = nil, nil // the next attempt binds anew
+				if l == nil && err == nil {
+					l, err = listen(ctx, "http", g.cfg.HTTP)
+				}
+				if err != nil {
+					return err
+				}
+				return g.redirect(ctx, l)
+			})
+			return nil
+		})
 	}
 	group.Go(func() error { return g.watcher.Run(ctx) })
 	g.discover(ctx, group)
@@ -303,6 +310,20 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	g.log.Info("the gateway is ready", "device", g.id.ID, "https", addr.HTTPS, "http", g.cfg.HTTP, "url", g.URL(),
 		"relays", len(g.cfg.Relays), "access", g.cfg.Access, "version", buildinfo.Version())
 	return group.Wait()
+}
+
+// redirect answers on l until ctx is done.
+func (g *Gateway) redirect(ctx context.Context, l net.Listener) error {
+	g.mu.Lock()
+	g.addr.HTTP = addrPort(l)
+	port := g.addr.HTTPS.Port()
+	g.mu.Unlock()
+	s, err := edge.New(edge.Config{Handler: redirect(strconv.Itoa(int(port))), Logger: g.log})
+	if err != nil {
+		l.Close()
+		return err
+	}
+	return g.serve(ctx, s, l)
 }
 
 // serve answers requests on l until ctx is done, then lets those in flight finish; when

@@ -54,7 +54,7 @@ type OriginStatus struct {
 // LANStatus counts the connections of the HTTPS listener.
 type LANStatus struct {
 	HTTPS       string `json:"https"`
-	HTTP        string `json:"http,omitempty"`
+	HTTP        string `json:"http"` // its address, "off", or "failing: " and why
 	Connections int    `json:"connections"`
 	Accepted    uint64 `json:"connections_accepted"`
 	Refused     uint64 `json:"connections_refused"`
@@ -140,7 +140,7 @@ func (g *Gateway) Status() Status {
 	if addr.HTTPS.IsValid() {
 		st.LAN.HTTPS = addr.HTTPS.String()
 	}
-	if addr.HTTP.IsValid() {
+	if addr.HTTP.IsValid() && st.LAN.HTTP == "on" {
 		st.LAN.HTTP = addr.HTTP.String()
 	}
 	if lan != nil {

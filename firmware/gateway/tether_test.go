@@ -129,7 +129,14 @@ func (r *smallRelay) get(t *testing.T, path string) (*http.Response, string) {
 func TestTether(t *testing.T) {
 	relay := newSmallRelay(t)
 	g := start(t, Config{OriginHandler: garden(), Relays: relay.url(t), RelayCA: relay.ca})
-	g.until(t, "tether up", func(s Status) bool { return s.Tether.State == "up" })
+	up := func(sessions int) { // on both sides: the relay's is open a moment after ACCEPT
+		g.until(t, "tether up", func(s Status) bool {
+			relay.mu.Lock()
+			defer relay.mu.Unlock()
+			return s.Tether.State == "up" && relay.opened == sessions
+		})
+	}
+	up(1)
 
 	// Who speaks, and what of.
 	relay.mu.Lock()
@@ -169,14 +176,19 @@ func TestTether(t *testing.T) {
 
 	// The relay goes; what happens meanwhile is kept; it comes back by itself.
 	relay.drop()
-	g.until(t, "tether down", func(s Status) bool { return s.Tether.State == "down" })
+	g.until(t, "tether down", func(s Status) bool { // or back already: the wait is random
+		relay.mu.Lock()
+		defer relay.mu.Unlock()
+		return s.Tether.State == "down" || relay.opened == 2
+	})
 	if _, err := g.Notify(t.Context(), "t", []byte("three")); err != nil {
 		t.Fatal(err)
 	}
 	if resp, _ := g.get(t, "/echo/"); resp.StatusCode != 200 {
 		t.Errorf("the LAN without a tether: %d", resp.StatusCode)
 	}
-	g.until(t, "tether up again", func(s Status) bool { return s.Tether.State == "up" && s.Notifications.Unacked == 0 })
+	up(2)
+	g.until(t, "all is acknowledged", func(s Status) bool { return s.Notifications.Unacked == 0 })
 	relay.mu.Lock()
 	defer relay.mu.Unlock()
 	var got []string
