@@ -43,7 +43,7 @@ func program(errOut io.Writer) *settings.App {
 		Summary: "run the gateway",
 		Samples: []settings.Sample{
 			{Says: "the REST service listens on port 8080 of this machine; no relay, only the LAN", Line: "cloudrestd"},
-			{Says: "another port, a relay, and ports that need no root", Line: "cloudrestd --origin http://127.0.0.1:3000 --https :8443 --http off --relay wss://relay.example"},
+			{Says: "another port, a relay, and nothing that needs root", Line: "cloudrestd --origin http://127.0.0.1:3000 --https :8443 --http off --state-dir ./state --fifo ./notify --relay wss://relay.example"},
 			{Says: "the service listens on a UNIX socket; all else from a file", Line: "cloudrestd --origin unix:///run/irrigation.sock --config /etc/cloudrest/cloudrestd.conf"},
 			{Says: "a file to start from", Line: "cloudrestd example-config > cloudrestd.conf"},
 		},
