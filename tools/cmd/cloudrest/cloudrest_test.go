@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tools/sample"
 )
@@ -356,4 +357,25 @@ func TestFleetWithoutRelay(t *testing.T) {
 	r := cloudrest(t, environment{}, "fleet", "-n", "2", "--relay", "ws://127.0.0.1:1", "--for", "300ms", "--json", "--errors")
 	r.check(t, 1, `"devices":2,"connected":0,`, "no device could connect")
 	r.check(t, 1, `"requests_per_second":0}`, "tether failed")
+}
+
+// Whatever a device announces, the table takes it and shows nothing that a terminal obeys.
+func FuzzAnnouncement(f *testing.F) {
+	f.Add("Garden", "https://10.0.0.9:8443/", strings.Repeat("ab", 32), string(gardenID), "/", uint16(443))
+	f.Add("\x1b[2J", "https://[fe80::1%25eth0]:99999/", "", "x", "%zz", uint16(0))
+	f.Fuzz(func(t *testing.T, name, link, fp, id, path string, port uint16) {
+		e := dnssd.Entry{Instance: name, Port: int(port), Addrs: []netip.Addr{netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("10.0.0.9")},
+			TXT: map[string]string{dnssd.KeyName: name, dnssd.KeyURL: link, dnssd.KeyFingerprint: fp, dnssd.KeyID: id, dnssd.KeyPath: path}}
+		var table table
+		table.add(fromEntry(e))
+		table.add(sighting{way: "udp", name: name, mac: path, url: link})
+		for _, d := range table.devices() {
+			if d.Fingerprint != "" && !isFingerprint(d.Fingerprint) {
+				t.Errorf("fingerprint = %q", d.Fingerprint)
+			}
+			if line := strings.Join(row(d), " "); strings.ContainsAny(line, "\x1b\r\n\x07\x9b") {
+				t.Errorf("shown: %q", line)
+			}
+		}
+	})
 }
