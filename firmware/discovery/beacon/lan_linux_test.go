@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	netns.Roles(map[string]netns.Role{
 		"device": func(ctx context.Context, _ string, in <-chan string, out io.Writer) error {
-			s := &Server{Name: func() string { return "Garden" }, URL: func(a netip.Addr) string { return "https://" + netip.AddrPortFrom(a, 443).Addr().String() + "/" }}
+			s := &Server{Name: func() string { return "Garden" }, URL: func(a netip.Addr) string { return "https://" + netip.AddrPortFrom(a, 8443).String() + "/" }}
 			go func() {
 				for range in {
 					json.NewEncoder(out).Encode(s.Stats())
@@ -37,11 +38,16 @@ func TestMain(m *testing.M) {
 			return nil
 		},
 		"old phone": func(ctx context.Context, to string, _ <-chan string, out io.Writer) error {
-			answer, err := net.ListenUDP("udp4", &net.UDPAddr{Port: 15900})
+			dst := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to))
+			network := "udp4"
+			if dst.IP.To4() == nil {
+				network = "udp6"
+			}
+			answer, err := net.ListenUDP(network, &net.UDPAddr{Port: 15900})
 			if err != nil {
 				return err
 			}
-			ask, err := net.ListenUDP("udp4", nil)
+			ask, err := net.ListenUDP(network, nil)
 			if err != nil {
 				return err
 			}
@@ -58,7 +64,7 @@ func TestMain(m *testing.M) {
 				}()
 			}
 			for ctx.Err() == nil {
-				if _, err := ask.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(to))); err != nil {
+				if _, err := ask.WriteTo([]byte("hello"), dst); err != nil {
 					fmt.Fprintln(out, "not sent", err)
 				}
 				select {
@@ -81,6 +87,7 @@ type network struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	t.Parallel() // each network is its own
 	lab := netns.Test(t)
 	n := &network{t: t}
 	for name, s := range map[string]**netns.Space{"device": &n.device, "one": &n.one, "other": &n.other} {
@@ -145,8 +152,8 @@ func (n *network) stop(actors ...*netns.Actor) {
 func TestBroadcastOnTwoInterfaces(t *testing.T) {
 	n := newNetwork(t)
 	one, other := n.actor(n.one, "phone", ""), n.actor(n.other, "phone", "")
-	n.expect(one, "02:00:00:00:93:01 Garden https://10.93.1.1/ 10.93.1.1:15800")
-	n.expect(other, "02:00:00:00:93:0B Garden https://10.93.2.1/ 10.93.2.1:15800")
+	n.expect(one, "02:00:00:00:93:01 Garden https://10.93.1.1:8443/ 10.93.1.1:15800")
+	n.expect(other, "02:00:00:00:93:0B Garden https://10.93.2.1:8443/ 10.93.2.1:15800")
 	// The interface gets another address while the device runs.
 	if err := n.device.AddAddr("lan1", "10.93.7.1/24"); err != nil {
 		t.Fatal(err)
@@ -160,7 +167,7 @@ func TestBroadcastOnTwoInterfaces(t *testing.T) {
 	if err := n.one.DelAddr("eth0", "10.93.1.2/24"); err != nil {
 		t.Fatal(err)
 	}
-	n.expect(one, "02:00:00:00:93:01 Garden https://10.93.7.1/ 10.93.7.1:15800")
+	n.expect(one, "02:00:00:00:93:01 Garden https://10.93.7.1:8443/ 10.93.7.1:15800")
 	n.stop(one, other)
 }
 
@@ -170,7 +177,7 @@ func TestOldPhone(t *testing.T) {
 	if err := n.one.Route("default", "10.93.1.1"); err != nil {
 		t.Fatal(err)
 	}
-	const text = "10.93.1.1:15800 CloudREST || 02:00:00:00:93:01 || Garden || https://10.93.1.1/"
+	const text = "10.93.1.1:15800 CloudREST || 02:00:00:00:93:01 || Garden || https://10.93.1.1:8443/"
 	for _, to := range []string{"255.255.255.255:15800", "10.93.1.255:15800", "10.93.1.1:15800"} {
 		phone := n.actor(n.one, "old phone", to)
 		n.expect(phone, "answer port "+text)
@@ -178,6 +185,17 @@ func TestOldPhone(t *testing.T) {
 		if err := phone.Stop(patience); err != nil {
 			t.Errorf("%v: %s", err, phone.Log())
 		}
+	}
+	// IPv6 has no broadcast, but a group of all hosts on the link (RFC 4291 §2.7.1).
+	phone := n.actor(n.one, "old phone", "[ff02::1%eth0]:15800")
+	for _, port := range []string{"answer port", "source port"} {
+		line, err := phone.Expect(port, patience)
+		if err != nil || !strings.Contains(line, "CloudREST || 02:00:00:00:93:01 || Garden || https://[fe80::ff:fe00:9301]:8443/") {
+			t.Errorf("over IPv6: %q, %v", line, err)
+		}
+	}
+	if err := phone.Stop(patience); err != nil {
+		t.Errorf("%v: %s", err, phone.Log())
 	}
 	if s := n.stats(); s.Answered == 0 || s.Foreign != 0 || s.SendErrors != 0 {
 		t.Errorf("Stats = %+v", s)

@@ -199,12 +199,8 @@ func (s *Server) question(c *conn, b []byte, q arrival, limit *limiter, log *slo
 		}
 		return
 	}
-	to := []netip.AddrPort{netip.AddrPortFrom(q.src.Addr(), s.answerPort())}
-	if p := q.src.Port(); p != s.answerPort() && p != s.questionPort() && p > lastSystemPort {
-		to = append(to, q.src)
-	}
 	sent := false
-	for _, t := range to {
+	for _, t := range s.replyTo(q.src) {
 		if err := c.write(text, t, own, q.index); err != nil {
 			s.stats.sendErrors.Add(1)
 			log.Debug("answer to discovery by UDP not sent", "peer", t, "err", err)
@@ -218,6 +214,15 @@ func (s *Server) question(c *conn, b []byte, q arrival, limit *limiter, log *slo
 }
 
 const lastSystemPort = 1023 // RFC 6335 §6
+
+// replyTo lists where the answer to a question from src goes.
+func (s *Server) replyTo(src netip.AddrPort) []netip.AddrPort {
+	to := []netip.AddrPort{netip.AddrPortFrom(src.Addr(), s.answerPort())}
+	if p := src.Port(); p != s.answerPort() && p != s.questionPort() && p > lastSystemPort {
+		to = append(to, src)
+	}
+	return to
+}
 
 // interfaces is a reading of the machine's interfaces, at most freshFor old: a flood of
 // questions must not become a flood of system calls. It is nil when they cannot be read.

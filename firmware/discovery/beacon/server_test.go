@@ -214,6 +214,23 @@ func TestServerAnswersOnBothPorts(t *testing.T) {
 	until(t, "the counts are right", func() bool { return s.Stats() == Stats{Questions: 7, Answered: 6, Echo: 1} })
 }
 
+// No answer goes to a port where another service, or another beacon, answers it.
+func TestReplyTo(t *testing.T) {
+	ports := netip.MustParseAddrPort
+	for src, want := range map[string][]netip.AddrPort{
+		"10.0.0.2:49152":      {ports("10.0.0.2:15900"), ports("10.0.0.2:49152")},
+		"[fe80::2%eth0]:4000": {ports("[fe80::2%eth0]:15900"), ports("[fe80::2%eth0]:4000")},
+		"10.0.0.2:15900":      {ports("10.0.0.2:15900")},
+		"10.0.0.2:15800":      {ports("10.0.0.2:15900")},
+		"10.0.0.2:53":         {ports("10.0.0.2:15900")},
+		"10.0.0.2:7":          {ports("10.0.0.2:15900")},
+	} {
+		if got := (&Server{}).replyTo(ports(src)); !slices.Equal(got, want) {
+			t.Errorf("replyTo(%s) = %v, want %v", src, got, want)
+		}
+	}
+}
+
 func TestServerLimits(t *testing.T) {
 	s := &Server{Interval: time.Hour}
 	start(t, s)

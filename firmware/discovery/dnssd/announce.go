@@ -197,7 +197,9 @@ func (r *run) step(ctx context.Context) (retry <-chan time.Time) {
 
 func (r *run) fail(err error, wait time.Duration) {
 	if err.Error() == r.failed {
-		return // its start was logged, and its end will be
+		// Its start was logged, and its end will be.
+		r.log.Debug("still nothing is announced by mDNS", "err", err, "retry_in", wait)
+		return
 	}
 	r.failed = err.Error()
 	r.log.Warn("nothing is announced by mDNS, trying on", "err", err, "retry_in", wait)

@@ -34,6 +34,7 @@ func newHome(t *testing.T) *home {
 	if err := netns.AvahiAvailable(); err != nil {
 		t.Skipf("skipped: %v", err)
 	}
+	t.Parallel() // each home is its own
 	h := &home{t: t, lab: netns.Test(t)}
 	var err error
 	if h.device, err = h.lab.Space("device"); err != nil {
@@ -152,6 +153,8 @@ func TestAvahiSeesTheDevice(t *testing.T) {
 	h.announce(testInfo())
 	h.expect("true cloudrest-1a2b3c4d.local Jardín de Ana 1a2b3c4d [lan0] <nil>")
 	const instance = "Jardín de Ana 1a2b3c4d"
+	local := h.play(h.device, "browser", Service) // somebody who looks on the device itself
+	h.hear(local, `found "Jardín de Ana 1a2b3c4d" cloudrest-1a2b3c4d.local 8443 [10.94.0.1`)
 	for _, service := range []string{"_cloudrest._tcp", "_https._tcp"} {
 		out := h.until(service+" is resolved over both families", func(out string) bool {
 			return resolved(out, instance, "IPv4") != nil && resolved(out, instance, "IPv6") != nil
@@ -185,6 +188,7 @@ func TestAvahiSeesTheDevice(t *testing.T) {
 	h.until("the host name has an IPv6 address", holds("fd00:94::1"), "avahi-resolve", "-6", "-n", "cloudrest-1a2b3c4d.local")
 	h.stop()
 	// The goodbye takes them away, long before their lives end.
+	h.hear(local, `gone "Jardín de Ana 1a2b3c4d"`)
 	h.until("the services are gone", func(out string) bool { return !strings.Contains(out, "1a2b3c4d") }, "avahi-browse", "-pt", "_cloudrest._tcp")
 	h.until("the https service is gone", func(out string) bool { return !strings.Contains(out, "1a2b3c4d") }, "avahi-browse", "-pt", "_https._tcp")
 	h.until("the host name is gone", func(out string) bool { return !strings.Contains(out, "10.94.0.1") }, "avahi-resolve", "-4", "-n", "cloudrest-1a2b3c4d.local")
@@ -296,6 +300,9 @@ func TestChangesAreFollowed(t *testing.T) {
 		f := resolved(out, "Dach 1a2b3c4d", "IPv4")
 		return f != nil && strings.Contains(f[9], "v=2.0.0") && resolved(out, "Jardín de Ana 1a2b3c4d", "IPv4") == nil
 	}, "avahi-browse", "-rpt", "_cloudrest._tcp")
+	info.Name = "Dachboden"
+	h.tell(info)
+	h.expect("true cloudrest-1a2b3c4d.local Dachboden 1a2b3c4d [lan0] <nil>")
 	// A second interface comes: everything is told there, with its address.
 	second, err := h.lab.Space("second")
 	if err != nil {
@@ -304,11 +311,30 @@ func TestChangesAreFollowed(t *testing.T) {
 	if err := h.lab.Join(netns.Port{Space: h.device, Dev: "lan1", Addrs: []string{"10.95.0.1/24"}}, netns.Port{Space: second, Dev: "eth0", Addrs: []string{"10.95.0.2/24"}}); err != nil {
 		t.Fatal(err)
 	}
-	h.expect("true cloudrest-1a2b3c4d.local Dach 1a2b3c4d [lan0 lan1] <nil>")
+	h.expect("true cloudrest-1a2b3c4d.local Dachboden 1a2b3c4d [lan0 lan1] <nil>")
 	b := h.play(second, "browser", Service)
-	h.hear(b, `found "Dach 1a2b3c4d" cloudrest-1a2b3c4d.local 8443 [10.95.0.1 `)
+	h.hear(b, `found "Dachboden 1a2b3c4d" cloudrest-1a2b3c4d.local 8443 [10.95.0.1 `)
 	h.stop()
-	h.hear(b, `gone "Dach 1a2b3c4d"`)
+	h.hear(b, `gone "Dachboden 1a2b3c4d"`)
+}
+
+// Where multicast does not work, that is said once, and tried again.
+func TestNoMulticast(t *testing.T) {
+	h := newHome(t)
+	hog := h.play(h.device, "hog", "")
+	h.actor = hog
+	h.hear(hog, "held")
+	h.announce(testInfo())
+	h.expect(ErrNoMulticast.Error())
+	h.until("it was tried again", func(string) bool { return strings.Contains(h.actor.Log(), "still nothing is announced") }, "true")
+	if err := hog.Say("let go"); err != nil {
+		t.Fatal(err)
+	}
+	h.expect("true cloudrest-1a2b3c4d.local Jardín de Ana 1a2b3c4d [lan0] <nil>")
+	if n := strings.Count(h.actor.Log(), "level=WARN"); n != 1 {
+		t.Errorf("the failure was logged %d times, want once: %s", n, h.actor.Log())
+	}
+	h.stop()
 }
 
 // Nothing is told on an uplink, though another program of the device has joined the groups

@@ -26,12 +26,13 @@ import (
 func TestMain(m *testing.M) {
 	netns.Roles(map[string]netns.Role{
 		"device": deviceRole, "browser": browserRole, "naive": naiveRole, "stranger": strangerRole, "harden": hardenRole,
+		"hog": hogRole,
 	})
 	os.Exit(m.Run())
 }
 
-// deviceRole announces the Info in arg; each line it is told is a new one. It writes down
-// each state.
+// deviceRole announces the Info in arg; each line it is told is a new one, made known by
+// turns through Refresh and through Changed. It writes down each state.
 func deviceRole(ctx context.Context, arg string, in <-chan string, out io.Writer) error {
 	var mu sync.Mutex // guards info and changed
 	var info Info
@@ -65,12 +66,18 @@ func deviceRole(ctx context.Context, arg string, in <-chan string, out io.Writer
 		}
 	})
 	wg.Go(func() {
+		refresh := false
 		for line := range in {
 			mu.Lock()
 			json.Unmarshal([]byte(line), &info)
-			close(changed)
-			changed = make(chan struct{})
+			if refresh = !refresh; !refresh {
+				close(changed)
+				changed = make(chan struct{})
+			}
 			mu.Unlock()
+			if refresh {
+				a.Refresh()
+			}
 		}
 	})
 	return a.Run(ctx)
@@ -186,5 +193,22 @@ func hardenRole(_ context.Context, _ string, _ <-chan string, out io.Writer) err
 	}
 	defer s.Shutdown()
 	fmt.Fprintln(out, "harden:", harden(s, []int{ifi.Index}))
+	return nil
+}
+
+// hogRole holds the port of multicast DNS for itself until it is told to let go.
+func hogRole(_ context.Context, _ string, in <-chan string, out io.Writer) error {
+	v4, err := net.ListenUDP("udp4", &net.UDPAddr{Port: port})
+	if err != nil {
+		return err
+	}
+	defer v4.Close()
+	v6, err := net.ListenUDP("udp6", &net.UDPAddr{Port: port})
+	if err != nil {
+		return err
+	}
+	defer v6.Close()
+	fmt.Fprintln(out, "held")
+	<-in
 	return nil
 }
