@@ -363,7 +363,7 @@ func (f *forward) answer(h *frame.Response, up *upload) {
 
 // stallAfter is how many bytes an answer has before its writes get a deadline; shorter
 // ones end in the server's buffers.
-const stallAfter = 64 << 10
+const stallAfter = 16 << 10
 
 // upload sends the request's body from a goroutine of its own, since answers may come
 // early.

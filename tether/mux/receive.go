@@ -199,7 +199,7 @@ func (s *Session) request(f frame.Frame) error {
 	switch {
 	case err != nil:
 		return refuse(frame.ResetBadHead)
-	case s.sentAway || len(s.streams) >= s.streamMax || s.running >= 2*s.streamMax || s.accept == nil:
+	case s.sentAway || len(s.streams) >= s.streamMax || s.running >= 2*s.streamMax+maxIdle || s.accept == nil:
 		// Running counts handlers that outlive their stream, so that opening and
 		// resetting quickly cannot pile them up.
 		return refuse(frame.ResetRefused)

@@ -194,7 +194,11 @@ func (s *Session) Run() error {
 	closing := s.closing
 	s.mu.Unlock()
 	if closing {
-		<-s.done // the closer has the word
+		// The closer has the word. What still comes is read away: unread bytes would make
+		// the kernel answer with a reset, which destroys our last frames on their way.
+		for s.carrier.Read(func([]byte) error { return nil }) == nil {
+		}
+		<-s.done
 	}
 	s.fail(err)
 	err = s.Err()
@@ -491,7 +495,8 @@ func (s *Session) Open(ctx context.Context, r *frame.Request) (*Stream, error) {
 	// From here to the queue the lock is held: ids reach the wire in rising order.
 	s.lastID++
 	if s.lastID == frame.MaxStream {
-		s.sentAway, s.lastOK = true, s.lastID // the owner sees Draining and has the device come again
+		s.sentAway, s.lastOK = true, s.lastID
+		go s.GoAway(frame.GoAway{Code: frame.GoAwayDrain, Text: "stream ids are used up"})
 	}
 	st := &Stream{
 		s: s, id: s.lastID, slot: true, opened: time.Now(), rsig: make(chan struct{}, 1),

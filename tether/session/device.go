@@ -87,8 +87,7 @@ func (d *Device) Connect(ctx context.Context, u *url.URL, addr string) (*mux.Ses
 		}
 		return nil, frame.Accept{}, fmt.Errorf("shake hands with %s: %w", u.Host, err)
 	}
-	if !stop() {
-		<-s.Done()
+	if !stop() { // the carrier is closed already, and nothing runs on it
 		return nil, frame.Accept{}, context.Cause(ctx)
 	}
 	go s.Run()
