@@ -59,6 +59,7 @@ var available = sync.OnceValue(func() error {
 type Lab struct {
 	mu     sync.Mutex // guards what follows
 	spaces []*Space
+	wires  []*os.File
 	closed bool
 }
 
@@ -196,10 +197,13 @@ func (l *Lab) Close() error {
 	defer l.mu.Unlock()
 	l.closed = true
 	var errs []error
+	for _, f := range l.wires {
+		errs = append(errs, f.Close())
+	}
 	for _, s := range l.spaces {
 		errs = append(errs, s.close())
 	}
-	l.spaces = nil
+	l.wires, l.spaces = nil, nil
 	return errors.Join(errs...)
 }
 

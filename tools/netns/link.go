@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"time"
 )
 
 // Port is one end of a link: an interface in a namespace.
@@ -94,54 +93,3 @@ func (s *Space) Forward() error {
 	_, err := s.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 	return err
 }
-
-// Shape says how an interface sends; the zero value means as fast as it can. Each
-// direction of a link is shaped at its own end.
-type Shape struct {
-	Delay  time.Duration // each packet, one way
-	Jitter time.Duration // around Delay
-	Loss   float64       // percent of packets
-	Rate   int64         // bits per second; 0 is unlimited
-	Queue  int           // bytes that wait when Rate is reached, default 1 MiB; what comes on top is dropped
-}
-
-// netem keeps packets for the whole delay: room for a second of full-size frames at
-// 1 Gbit/s, so that only Queue drops.
-const netemPackets = 100_000
-
-// Shape applies sh to an interface, with netem for delay and loss and a token bucket
-// for the rate behind it. It needs tc(8) and the kernel's sch_netem and sch_tbf.
-func (s *Space) Shape(dev string, sh Shape) error {
-	// There may be nothing to remove, which is an error to tc.
-	s.Run("tc", "qdisc", "del", "dev", dev, "root")
-	if sh == (Shape{}) {
-		return nil
-	}
-	args := []string{"qdisc", "add", "dev", dev, "root", "handle", "1:", "netem", "limit", strconv.Itoa(netemPackets)}
-	if sh.Delay > 0 || sh.Jitter > 0 {
-		args = append(args, "delay", usec(sh.Delay))
-		if sh.Jitter > 0 {
-			args = append(args, usec(sh.Jitter))
-		}
-	}
-	if sh.Loss > 0 {
-		args = append(args, "loss", strconv.FormatFloat(sh.Loss, 'f', 3, 64)+"%")
-	}
-	if _, err := s.Run("tc", args...); err != nil {
-		return err
-	}
-	if sh.Rate <= 0 {
-		return nil
-	}
-	queue := sh.Queue
-	if queue <= 0 {
-		queue = 1 << 20
-	}
-	// A bucket of 4 ms keeps the rate even; less than two frames would stall it.
-	burst := max(sh.Rate/8/250, 2*1600)
-	_, err := s.Run("tc", "qdisc", "add", "dev", dev, "parent", "1:1", "handle", "2:", "tbf",
-		"rate", strconv.FormatInt(sh.Rate, 10)+"bit", "burst", strconv.FormatInt(burst, 10), "limit", strconv.Itoa(queue))
-	return err
-}
-
-func usec(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) + "us" }

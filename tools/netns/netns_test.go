@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	Roles(map[string]Role{"echo": func(ctx context.Context, arg string, in <-chan string, out io.Writer) error {
+	Roles(map[string]Role{"sink": sink, "source": source, "echo": func(ctx context.Context, arg string, in <-chan string, out io.Writer) error {
 		links, err := net.Interfaces()
 		fmt.Fprintln(out, arg, len(links), err)
 		for line := range in {
@@ -85,24 +86,102 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-func TestShape(t *testing.T) {
-	_, a, _ := pair(t)
-	err := a.Shape("a0", Shape{Delay: 18 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.5, Rate: 20_000_000, Queue: 500_000})
+// A burst over a slow wire: what the queue holds arrives, not before its turn, and the
+// rest is dropped.
+func TestWire(t *testing.T) {
+	l := Test(t)
+	a, err := l.Space("a")
 	if err != nil {
-		t.Skipf("skipped: tc netem or tbf does not work: %v", err)
-	}
-	out, err := a.Run("tc", "qdisc", "show", "dev", "a0")
-	for _, want := range []string{"netem", "delay 18ms", "1ms", "loss 0.5%", "tbf", "rate 20Mbit"} {
-		if err != nil || !strings.Contains(out, want) {
-			t.Errorf("qdisc = %q, %v, want %q in it", out, err, want)
-		}
-	}
-	if err := a.Shape("a0", Shape{}); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := a.Run("tc", "qdisc", "show", "dev", "a0"); err != nil || strings.Contains(out, "netem") {
-		t.Errorf("qdisc after removal = %q, %v", out, err)
+	b, err := l.Space("b")
+	if err != nil {
+		t.Fatal(err)
 	}
+	const (
+		packets = 200
+		size    = 1000 + 28 // bytes on the wire: payload, UDP, IPv4
+		queue   = 50 * size
+	)
+	slow := Slow{Delay: 30 * time.Millisecond, Rate: 8_000_000, Queue: queue} // 1 ms for 1000 bytes
+	if err := l.Wire(Port{Space: a, Dev: "a0", Addrs: []string{"10.92.0.1/24"}}, Port{Space: b, Dev: "b0", Addrs: []string{"10.92.0.2/24"}}, slow); err != nil {
+		t.Fatal(err)
+	}
+	sink, err := b.Actor("sink", "10.92.0.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sink.Expect("listening", 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	source, err := a.Actor("source", "10.92.0.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := source.Say(fmt.Sprint(packets)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sink.Expect("got 1", 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < slow.Delay {
+		t.Errorf("the first packet took %v, want at least %v", took, slow.Delay)
+	}
+	last := 1
+	for {
+		line, err := sink.Next(2 * time.Second)
+		if err != nil {
+			break // silence
+		}
+		if _, err := fmt.Sscanf(line, "got %d", &last); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+	}
+	if last < queue/size || last >= packets {
+		t.Errorf("%d of %d packets arrived, want at least the %d of the queue, and not all", last, packets, queue/size)
+	}
+	if err := l.Wire(Port{Space: a, Dev: "a1"}, Port{Space: b, Dev: "b1"}, Slow{}); err == nil {
+		t.Error("a wire without a rate was made")
+	}
+}
+
+// sink tells the number of datagrams after each that comes.
+func sink(ctx context.Context, addr string, _ <-chan string, out io.Writer) error {
+	c, err := net.ListenPacket("udp4", addr)
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { c.Close() })
+	fmt.Fprintln(out, "listening")
+	buf := make([]byte, 2000)
+	for n := 1; ; n++ {
+		if _, _, err := c.ReadFrom(buf); err != nil {
+			return nil
+		}
+		fmt.Fprintln(out, "got", n)
+	}
+}
+
+// source sends as many datagrams of 1000 bytes as it is told, at once.
+func source(ctx context.Context, addr string, in <-chan string, out io.Writer) error {
+	c, err := net.Dial("udp4", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for line := range in {
+		n, err := strconv.Atoi(line)
+		if err != nil {
+			return err
+		}
+		for range n {
+			if _, err := c.Write(make([]byte, 1000)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func TestRunSaysWhatFailed(t *testing.T) {
