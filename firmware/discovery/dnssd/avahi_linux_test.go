@@ -6,20 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tools/netns"
 )
 
 const patience = 30 * time.Second // for what takes two seconds on an idle machine
-
-const testID = tether.DeviceID("1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f809")
-
-func testInfo() Info {
-	return Info{
-		ID: testID, Name: "Jardín de Ana", API: "2.1", Version: "1.4.0", Port: 8443, Path: "/api/",
-		Fingerprint: strings.Repeat("ab", 32),
-	}
-}
 
 // home is a device and a machine with avahi on one link.
 type home struct {

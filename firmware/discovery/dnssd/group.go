@@ -58,6 +58,9 @@ type packet struct {
 // join opens sockets and joins the groups on every interface; one family on one interface is
 // enough.
 func join(ins []lan.Interface) (*group, error) {
+	if len(ins) == 0 {
+		return nil, ErrNoInterface
+	}
 	g := &group{ins: ins}
 	indexes := make([]int, len(ins))
 	for i, in := range ins {
@@ -97,7 +100,7 @@ func join(ins []lan.Interface) (*group, error) {
 	}
 	if joined == 0 {
 		g.close()
-		return nil, fmt.Errorf("%w: %w", ErrNoMulticast, errors.Join(errs...))
+		return nil, fmt.Errorf("%w: %w", ErrNoMulticast, errs[0]) // the others say the same of other interfaces
 	}
 	return g, nil
 }

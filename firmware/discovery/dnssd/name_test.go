@@ -7,7 +7,18 @@ import (
 	"unicode/utf8"
 
 	"github.com/miekg/dns"
+
+	"github.com/cloudrest/cloudrest/tether"
 )
+
+const testID = tether.DeviceID("1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f809")
+
+func testInfo() Info {
+	return Info{
+		ID: testID, Name: "Jardín de Ana", API: "2.1", Version: "1.4.0", Port: 8443, Path: "/api/",
+		Fingerprint: strings.Repeat("ab", 32),
+	}
+}
 
 func TestInstanceName(t *testing.T) {
 	long := strings.Repeat("é", 40)
