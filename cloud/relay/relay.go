@@ -22,6 +22,7 @@ import (
 	"github.com/cloudrest/cloudrest/cloud/internal/front"
 	"github.com/cloudrest/cloudrest/cloud/internal/metrics"
 	"github.com/cloudrest/cloudrest/cloud/internal/operator"
+	"github.com/cloudrest/cloudrest/tether/http1"
 	"github.com/cloudrest/cloudrest/tether/mux"
 )
 
@@ -33,6 +34,8 @@ const (
 	headerBytes   = 32 << 10
 	headerTimeout = 10 * time.Second  // TLS handshake and head of a request
 	idleTimeout   = 120 * time.Second // of a kept-alive connection
+	ioTimeout     = 60 * time.Second  // one read or write of a body that does not move: the client is gone
+	h2Streams     = 128               // requests at once on one HTTP/2 connection
 )
 
 const (
@@ -40,7 +43,8 @@ const (
 	burst       = 100             // tethers that came within one interval
 	burstGC     = 25              // GOGC meanwhile: costs a tenth of a handshake more for each of them
 	giveAfter   = 500             // tethers since memory was given back last
-	giveEvery   = 3 * time.Minute // at most so often
+	giveQuiet   = 5               // intervals without a burst before it is given back: a storm has lulls
+	giveEvery   = 2 * time.Minute // at most so often
 )
 
 // Relay is made by New and used once.
@@ -169,7 +173,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return r.cert.run(failed) })
 	}
 	srv := r.server()
-	g.Go(func() error { return r.serve(srv, ln) })
+	g.Go(func() error { return closed(srv.Serve(r.gate.Listener(ln))) })
 	if mln != nil {
 		msrv := r.metricsServer()
 		g.Go(func() error { return closed(msrv.Serve(mln)) })
@@ -204,31 +208,20 @@ func closed(err error) error {
 }
 
 // server is the one for devices and clients.
-func (r *Relay) server() *http.Server {
-	srv := &http.Server{
-		Handler:           r.front,
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    headerBytes,
-		ConnState:         r.gate.ConnState,
-		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+func (r *Relay) server() *http1.Server {
+	srv := &http1.Server{
+		Handler: r.gate.Handler(r.front), MaxHead: headerBytes, HeadTimeout: headerTimeout,
+		IdleTimeout: idleTimeout, IOTimeout: ioTimeout, Logger: r.log,
+		HTTP2: http.HTTP2Config{MaxConcurrentStreams: h2Streams},
 	}
 	if r.cert != nil {
-		srv.TLSConfig = r.cert.config()
+		srv.TLS = r.cert.config()
 	}
 	return srv
 }
 
-func (r *Relay) serve(srv *http.Server, ln net.Listener) error {
-	ln = r.gate.Listener(ln)
-	if r.cert == nil {
-		return closed(srv.Serve(ln))
-	}
-	return closed(srv.ServeTLS(ln, "", ""))
-}
-
 // drain is the gentle end.
-func (r *Relay) drain(srv *http.Server) {
+func (r *Relay) drain(srv *http1.Server) {
 	r.stopping.Store(true)
 	time.Sleep(r.cfg.DrainDelay) // balancers notice /readyz meanwhile, and everything is served as before
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.GoAway+r.cfg.Grace)
@@ -254,6 +247,7 @@ func (r *Relay) settle(ctx context.Context) error {
 	var given, before uint64
 	var last time.Time
 	usual := 0 // of the collector while it runs sooner; 0: it does not
+	quiet := 0 // intervals
 	restore := func() {
 		if usual != 0 {
 			debug.SetGCPercent(usual)
@@ -271,13 +265,17 @@ func (r *Relay) settle(ctx context.Context) error {
 		came := opened - before
 		before = opened
 		switch {
-		case came >= burst && usual == 0:
+		case came >= burst && usual != 0:
+			quiet = 0
+		case came >= burst:
+			quiet = 0
 			if usual = debug.SetGCPercent(burstGC); usual < burstGC { // the operator wants it even smaller, or off
 				restore()
 			}
 		case came < burst:
 			restore()
-			if opened-given >= giveAfter && time.Since(last) >= giveEvery {
+			quiet++
+			if quiet >= giveQuiet && opened-given >= giveAfter && time.Since(last) >= giveEvery {
 				given, last = opened, time.Now()
 				debug.FreeOSMemory()
 			}

@@ -17,11 +17,13 @@ import (
 type answer struct {
 	http.ResponseWriter
 	front  *Front
+	r      *http.Request
 	began  time.Time
 	prefix string   // "/d/<id>" when the device was named by the path
 	status int      // of the final head; 0: none yet
 	conn   net.Conn // of a tunnel
 	lasts  bool     // is in front.lasting
+	ends   bool     // Drain ends it another way, cleanly
 	quiet  bool     // not counted
 }
 
@@ -82,7 +84,7 @@ func (a *answer) head(status int) {
 			}
 		}
 	}
-	if status == http.StatusSwitchingProtocols || strings.HasPrefix(h.Get("Content-Type"), "text/event-stream") {
+	if status == http.StatusSwitchingProtocols || !a.ends && strings.HasPrefix(h.Get("Content-Type"), "text/event-stream") {
 		a.last()
 	}
 }
@@ -107,8 +109,12 @@ func (a *answer) end() {
 		_ = a.conn.Close()
 		return
 	}
-	// With HTTP/1 the end of reading, with HTTP/2 the end of writing makes the server
-	// cancel the request's context.
+	if v := guestOf(a.r); v != nil && a.r.ProtoMajor == 1 {
+		_ = v.conn.Close() // the server notices within a second
+		return
+	}
+	// HTTP/2: other requests share the connection. The end of writing makes the server cancel
+	// this request's context; with net/http's HTTP/1 the end of reading does.
 	rc := http.NewResponseController(a.ResponseWriter)
 	_ = rc.SetReadDeadline(time.Unix(1, 0))
 	_ = rc.SetWriteDeadline(time.Unix(1, 0))

@@ -56,6 +56,7 @@ func (f *Front) api(a *answer, r *http.Request, path string) {
 	case "":
 		writeJSON(a, http.StatusOK, f.entry(d, f.base(r)))
 	case "events":
+		a.ends = true // by Done
 		err := sse.Serve(a, r, f.cfg.Store.Log(id), sse.Options{Done: f.drained, Limiter: f.listen})
 		if err != nil {
 			f.log.Debug("listener ended", "device", id, "err", err)

@@ -221,7 +221,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	id := newID()
 	w.Header().Set(tether.HeaderID, id)
-	a := &answer{ResponseWriter: w, front: f, began: began}
+	a := &answer{ResponseWriter: w, front: f, r: r, began: began}
 	defer a.done()
 	target, message, status := checkTarget(r)
 	if status != 0 {

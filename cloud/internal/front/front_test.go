@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/http1"
 	"github.com/cloudrest/cloudrest/tether/sse"
 )
 
@@ -455,14 +456,11 @@ func TestDrainEndsWhatLasts(t *testing.T) {
 				return nil
 			}
 			f := w.front(nil)
-			srv := httptest.NewUnstartedServer(f)
-			srv.EnableHTTP2 = h2
-			srv.StartTLS()
-			defer srv.Close()
+			srv := serveTLS(t, f, h2)
 			open := func(path string) *http.Response {
-				req, _ := http.NewRequestWithContext(t.Context(), "GET", srv.URL+path, nil)
+				req, _ := http.NewRequestWithContext(t.Context(), "GET", srv.url+path, nil)
 				req.Header.Set("X-Cloudrest-Token", token)
-				resp, err := srv.Client().Do(req)
+				resp, err := srv.client.Do(req)
 				if err != nil {
 					t.Error(err)
 					return &http.Response{Body: http.NoBody}
@@ -503,12 +501,39 @@ func TestDrainEndsWhatLasts(t *testing.T) {
 	}
 }
 
-func rawTunnel(t *testing.T, srv *httptest.Server, path string) net.Conn {
+// tlsServer is the front behind the server and the gate that a relay has.
+type tlsServer struct {
+	url, addr string
+	client    *http.Client
+	roots     *tls.Config
+}
+
+func serveTLS(t *testing.T, f *Front, h2 bool) *tlsServer {
 	t.Helper()
-	tr := srv.Client().Transport.(*http.Transport)
-	cfg := tr.TLSClientConfig.Clone()
-	cfg.NextProtos = []string{"http/1.1"}
-	c, err := tls.Dial("tcp", srv.Listener.Addr().String(), cfg)
+	lend := httptest.NewTLSServer(nil) // its certificate is what we want
+	roots := lend.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	cert := lend.TLS.Certificates
+	lend.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGate(GateConfig{})
+	protocols := []string{"http/1.1"}
+	if h2 {
+		protocols = []string{"h2", "http/1.1"}
+	}
+	srv := &http1.Server{Handler: g.Handler(f), TLS: &tls.Config{Certificates: cert, NextProtos: protocols}}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(g.Listener(ln)) }()
+	tr := &http.Transport{TLSClientConfig: roots.Clone(), ForceAttemptHTTP2: h2}
+	t.Cleanup(func() { tr.CloseIdleConnections(); srv.Close(); <-done })
+	return &tlsServer{url: "https://" + ln.Addr().String(), addr: ln.Addr().String(), client: &http.Client{Transport: tr}, roots: roots}
+}
+
+func rawTunnel(t *testing.T, srv *tlsServer, path string) net.Conn {
+	t.Helper()
+	c, err := tls.Dial("tcp", srv.addr, srv.roots)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bufio"
 	"container/list"
 	"net"
 	"net/http"
@@ -33,25 +34,62 @@ type GateConfig struct {
 // Gate is the accept gate. When too many connections are young, the next one waits in
 // the kernel's queue for a moment, and then the oldest young one has to go: a burst of
 // devices is taken in at the speed of the machine, and idle connections of a flood
-// cannot hold the door.
+// cannot hold the door. It works with any server that tells handlers the local address
+// of a connection as http.LocalAddrContextKey.
 type Gate struct {
 	cfg     GateConfig
 	refused atomic.Uint64
+	freed   chan struct{} // capacity 1: a young connection grew up or went
 
 	mu    sync.Mutex
-	conns map[net.Conn]*guest  // guarded by mu
-	young list.List            // of net.Conn, oldest first; guarded by mu
+	n     int                  // guarded by mu
+	young list.List            // of *guest, oldest first; guarded by mu
 	per   map[netip.Prefix]int // guarded by mu
-	freed chan struct{}        // capacity 1: a young connection grew up or went
 }
 
-// guest is one connection at the gate.
+// guest is one counted connection. Handlers see it as the connection's local address.
 type guest struct {
+	net.Addr
+	gate  *Gate
+	conn  *gatedConn
 	key   netip.Prefix
-	young *list.Element // nil once it has sent a request
+	grown atomic.Bool   // it has sent a request
+	young *list.Element // guarded by the gate's mu
 }
 
-// NewGate returns a Gate. Put ConnState into the http.Server that serves Listener.
+// gatedConn stays for as long as the connection does, also under a tether: keep it small.
+type gatedConn struct {
+	*net.TCPConn                       // and so everything the kernel offers
+	guest        atomic.Pointer[guest] // nil: not counted (any more)
+}
+
+func (c *gatedConn) Close() error {
+	c.release()
+	return c.TCPConn.Close()
+}
+
+// release ends the counting.
+func (c *gatedConn) release() {
+	if v := c.guest.Swap(nil); v != nil {
+		v.gate.leave(v)
+	}
+}
+
+// LocalAddr leads handlers to the guest.
+func (c *gatedConn) LocalAddr() net.Addr {
+	if v := c.guest.Load(); v != nil {
+		return v
+	}
+	return c.TCPConn.LocalAddr()
+}
+
+// guestOf is the counted connection that a request came on, if any.
+func guestOf(r *http.Request) *guest {
+	v, _ := r.Context().Value(http.LocalAddrContextKey).(*guest)
+	return v
+}
+
+// NewGate returns a Gate. Serve Listener with Handler.
 func NewGate(cfg GateConfig) *Gate {
 	if cfg.MaxYoung <= 0 {
 		cfg.MaxYoung = DefaultMaxYoung
@@ -62,20 +100,54 @@ func NewGate(cfg GateConfig) *Gate {
 	if cfg.MaxPerAddress <= 0 {
 		cfg.MaxPerAddress = DefaultMaxPerAddress
 	}
-	return &Gate{cfg: cfg, conns: map[net.Conn]*guest{}, per: map[netip.Prefix]int{}, freed: make(chan struct{}, 1)}
+	return &Gate{cfg: cfg, per: map[netip.Prefix]int{}, freed: make(chan struct{}, 1)}
 }
 
-// Conns is how many connections are counted now; Refused how many were closed so far.
+// Conns is how many connections are counted now.
 func (g *Gate) Conns() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.conns)
+	return g.n
 }
 
 // Refused counts connections that were closed because of a bound.
 func (g *Gate) Refused() uint64 { return g.refused.Load() }
 
-// Listener returns l behind the gate.
+// Handler lets h serve what Listener accepted: a connection is grown up with its first
+// request, and not counted any more once h has taken it over.
+func (g *Gate) Handler(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if v := guestOf(r); v != nil {
+			if !v.grown.Load() {
+				g.grow(v)
+			}
+			if r.ProtoMajor == 1 && len(r.Header["Upgrade"]) > 0 {
+				w = &releasing{w, v}
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// releasing is the ResponseWriter of a request that may take its connection over.
+type releasing struct {
+	http.ResponseWriter
+	guest *guest
+}
+
+func (w *releasing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *releasing) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+func (w *releasing) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.guest.conn.release()
+	}
+	return c, rw, err
+}
+
+// Listener returns l behind the gate. Connections that are not TCP pass uncounted.
 func (g *Gate) Listener(l net.Listener) net.Listener { return &gated{l, g} }
 
 type gated struct {
@@ -83,8 +155,7 @@ type gated struct {
 	gate *Gate
 }
 
-// Accept returns the next connection that may come in. It waits without holding what
-// was accepted: the http.Server counts it by ConnState before it asks for the next.
+// Accept returns the next connection that may come in.
 func (l *gated) Accept() (net.Conn, error) {
 	for {
 		l.gate.room()
@@ -92,25 +163,35 @@ func (l *gated) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.gate.welcome(c) {
+		tcp, ok := c.(*net.TCPConn)
+		if !ok {
 			return c, nil
+		}
+		if gc := l.gate.enter(tcp); gc != nil {
+			return gc, nil
 		}
 		l.gate.refused.Add(1)
 		_ = c.Close()
 	}
 }
 
-// welcome reports whether c is within the bounds.
-func (g *Gate) welcome(c net.Conn) bool {
-	k := throttle.Key(c.RemoteAddr().String())
+// enter counts c; nil: it is beyond a bound.
+func (g *Gate) enter(c *net.TCPConn) *gatedConn {
+	v := &guest{Addr: c.LocalAddr(), gate: g, key: throttle.Key(c.RemoteAddr().String())}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.conns) >= g.cfg.MaxConns {
-		return false
+	if g.n >= g.cfg.MaxConns || g.per[v.key] >= g.cfg.MaxPerAddress && !g.exempt(v.key) {
+		return nil
 	}
-	if g.per[k] < g.cfg.MaxPerAddress {
-		return true
-	}
+	g.n++
+	g.per[v.key]++
+	v.young = g.young.PushBack(v)
+	v.conn = &gatedConn{TCPConn: c}
+	v.conn.guest.Store(v)
+	return v.conn
+}
+
+func (g *Gate) exempt(k netip.Prefix) bool {
 	for _, p := range g.cfg.Exempt {
 		if p.Contains(k.Addr()) {
 			return true
@@ -139,58 +220,46 @@ func (g *Gate) room() {
 		case <-g.freed:
 		case <-limit:
 			g.mu.Lock()
-			var oldest net.Conn
+			var oldest *guest
 			if e := g.young.Front(); e != nil {
-				oldest = e.Value.(net.Conn)
-				g.forget(oldest)
+				oldest = e.Value.(*guest)
 			}
 			g.mu.Unlock()
 			if oldest != nil {
 				g.refused.Add(1)
-				_ = oldest.Close()
+				_ = oldest.conn.Close()
 			}
 			return
 		}
 	}
 }
 
-// ConnState is for http.Server.ConnState.
-func (g *Gate) ConnState(c net.Conn, s http.ConnState) {
+// grow takes v off the young ones.
+func (g *Gate) grow(v *guest) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch s {
-	case http.StateNew:
-		k := throttle.Key(c.RemoteAddr().String())
-		g.conns[c] = &guest{key: k, young: g.young.PushBack(c)}
-		g.per[k]++
-	case http.StateActive:
-		if v := g.conns[c]; v != nil && v.young != nil {
-			g.young.Remove(v.young)
-			v.young = nil
-			g.signal()
-		}
-	case http.StateClosed, http.StateHijacked:
-		g.forget(c)
-	}
+	v.grown.Store(true)
+	g.unyoung(v)
 }
 
-// forget ends the counting of c. mu is held.
-func (g *Gate) forget(c net.Conn) {
-	v := g.conns[c]
-	if v == nil {
-		return
-	}
-	delete(g.conns, c)
+// leave ends the counting of v.
+func (g *Gate) leave(v *guest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n--
 	if g.per[v.key]--; g.per[v.key] <= 0 {
 		delete(g.per, v.key)
 	}
-	if v.young != nil {
-		g.young.Remove(v.young)
-		g.signal()
-	}
+	g.unyoung(v)
 }
 
-func (g *Gate) signal() {
+// unyoung is called with mu held.
+func (g *Gate) unyoung(v *guest) {
+	if v.young == nil {
+		return
+	}
+	g.young.Remove(v.young)
+	v.young = nil
 	select {
 	case g.freed <- struct{}{}:
 	default:

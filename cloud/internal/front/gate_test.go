@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/cloudrest/cloudrest/tether/http1"
 )
 
 // served runs a server behind g on loopback.
@@ -17,7 +20,21 @@ func served(t *testing.T, g *Gate) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{ConnState: g.ConnState, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })}
+	srv := &http1.Server{Handler: g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			io.WriteString(w, "HTTP/1.1 200")
+			return
+		}
+		w.Header().Set("Upgrade", "x")
+		w.Header().Set("Connection", "Upgrade")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() { io.Copy(c, c); c.Close() }() // a tunnel that outlives its handler
+	}))}
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(g.Listener(ln)) }()
 	t.Cleanup(func() { srv.Close(); <-done })
@@ -71,6 +88,32 @@ func errTimeout(err error) error {
 		return err
 	}
 	return errors.New("none")
+}
+
+// What became a tether or a tunnel takes no place at the gate.
+func TestTakenOverConnectionsAreNotCounted(t *testing.T) {
+	g := NewGate(GateConfig{MaxConns: 1, MaxYoung: 1})
+	addr := served(t, g)
+	for i := range 3 {
+		c := connect(t, addr)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		head := bufio.NewReader(c)
+		for line := ""; line != "\r\n"; {
+			var err error
+			if line, err = head.ReadString('\n'); err != nil {
+				t.Fatalf("tunnel %d: %v", i+1, err)
+			}
+		}
+		io.WriteString(c, "x")
+		if b, err := head.ReadByte(); b != 'x' || err != nil {
+			t.Errorf("tunnel %d: %q, %v", i+1, b, err)
+		}
+		for end := time.Now().Add(20 * time.Second); g.Conns() > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d connections are counted, want none", g.Conns())
+			}
+		}
+	}
 }
 
 func TestConnectionsOfOneAddress(t *testing.T) {
