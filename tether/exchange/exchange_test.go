@@ -649,3 +649,51 @@ func TestHTTP2Client(t *testing.T) {
 		t.Errorf("HTTP/%d: %d bytes, %v, trailers %v", resp.ProtoMajor, len(b), err, resp.Trailer)
 	}
 }
+
+// A drain ends event streams at once, lets ordinary answers finish, and closes.
+func TestDrainEndsEventStreamsFirst(t *testing.T) {
+	for _, side := range []string{"relay", "device"} {
+		release, started := make(chan struct{}), make(chan struct{})
+		w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				close(started)
+				<-release
+				io.WriteString(rw, "finished")
+				return
+			}
+			rw.Header().Set("Content-Type", "text/event-stream")
+			rw.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, mux.Config{}, mux.Config{})
+		resp, err := http.Get(w.URL + "/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		slow := make(chan string, 1)
+		go func() {
+			resp, err := http.Get(w.URL + "/slow")
+			if err != nil {
+				slow <- err.Error()
+				return
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			slow <- fmt.Sprint(string(b), err)
+		}()
+		<-started
+		s := map[string]*mux.Session{"relay": w.relay, "device": w.device}[side]
+		drained := make(chan struct{})
+		go func() { s.Drain(t.Context(), frame.GoAway{}); close(drained) }()
+		if _, err := io.ReadAll(resp.Body); err == nil {
+			t.Errorf("%s: an event stream that was cut looked complete", side)
+		}
+		close(release)
+		if got := <-slow; got != "finished<nil>" {
+			t.Errorf("%s: the ordinary answer = %q", side, got)
+		}
+		<-drained
+		<-w.relay.Done()
+		<-w.device.Done()
+	}
+}

@@ -30,6 +30,12 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
+// isEvents reports whether an answer is an event stream (HTML, server-sent events).
+func isEvents(header map[string][]string) bool {
+	v := header["Content-Type"]
+	return len(v) > 0 && strings.HasPrefix(v[0], "text/event-stream")
+}
+
 // bodyAllowed follows RFC 9110 §6.4.1.
 func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified

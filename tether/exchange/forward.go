@@ -306,6 +306,9 @@ func abort() { panic(http.ErrAbortHandler) }
 // answer writes the head and streams the body.
 func (f *forward) answer(h *frame.Response, up *upload) {
 	status := int(h.Status)
+	if isEvents(h.Header) {
+		f.st.Endless()
+	}
 	f.w.WriteHeader(status)
 	if up != nil {
 		up.proceed()

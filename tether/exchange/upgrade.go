@@ -13,6 +13,7 @@ import (
 
 // tunnel answers 101 and carries bytes both ways until both directions have ended.
 func (f *forward) tunnel(h frame.Response) error {
+	f.st.Endless()
 	maps.Copy(f.w.Header(), h.Header)
 	header := f.w.Header().Clone()
 	conn, buf, err := http.NewResponseController(f.w).Hijack()

@@ -99,8 +99,11 @@ func (w *responseWriter) writeHeader(status int) {
 	w.fix(w.header)
 }
 
-// fix encodes the final head. A head that may not travel becomes a 500.
+// fix encodes the final head; one that may not travel ends the stream.
 func (w *responseWriter) fix(header http.Header) {
+	if isEvents(header) {
+		w.st.Endless()
+	}
 	for name := range header {
 		if strings.HasPrefix(name, http.TrailerPrefix) {
 			header = maps.Clone(header)
@@ -293,6 +296,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	case w.status != 0 && w.status != http.StatusSwitchingProtocols || w.sent:
 		return nil, nil, errors.New("hijack after the response head")
 	}
+	w.st.Endless()
 	t := newTunnel(w.st, w.req)
 	if w.status != 0 {
 		if err := w.send(nil, false); err != nil {

@@ -203,7 +203,7 @@ func (s *Session) take(m *message, st *Stream, most int64) int {
 	st.wbuf = st.wbuf[n:]
 	st.sendCredit -= int64(n)
 	st.burst += n
-	s.earned += max(n, floodEarn)
+	s.earned += int64(max(n, floodEarn))
 	st.queuedOut = false
 	switch {
 	case len(st.wbuf) == 0:

@@ -48,7 +48,7 @@ func (s *Session) flood(now time.Time) error {
 		s.controls, s.earned, s.flooded = 1, 0, now
 		return nil
 	}
-	if s.controls > s.earnedControl() {
+	if int64(s.controls) > s.earnedControl() {
 		return errFlood
 	}
 	return nil
@@ -384,7 +384,7 @@ func (s *Session) streamFrame(f frame.Frame) error {
 			return s.breakStream(st, frame.ResetFlow)
 		}
 		st.recvCredit -= int64(len(f.Body))
-		s.earned += len(f.Body)
+		s.earned += int64(len(f.Body))
 		st.recv.push(f.Body, s.budget)
 	}
 	if f.Type != frame.TypeData {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,8 +94,8 @@ type Session struct {
 	pings    []ping
 	probed   time.Time // when a silent device was asked
 	out      output
-	earned   int // payload bytes since floodFrom
-	controls int // control frames since floodFrom
+	earned   int64 // payload bytes since floodFrom
+	controls int   // control frames since floodFrom
 	flooded  time.Time
 	timer    *time.Timer // keepalive
 	work     chan job    // device: to workers that wait for their next stream
@@ -345,9 +344,29 @@ func (s *Session) GoAway(g frame.GoAway) {
 	s.flush(true, nil)
 }
 
-// Drain is GoAway, then Close once the last stream has ended or ctx is done.
+// Drain is GoAway, then Close once the last stream has ended or ctx is done. Endless
+// streams are ended first (Stream.Endless): their clients come back another way.
 func (s *Session) Drain(ctx context.Context, g frame.GoAway) {
 	s.GoAway(g)
+	s.mu.Lock()
+	var endless []*Stream
+	var stops []func()
+	for _, st := range s.streams {
+		if !st.endless {
+			continue
+		}
+		endless = append(endless, st)
+		if st.onStop != nil {
+			stops = append(stops, st.onStop)
+		}
+	}
+	s.mu.Unlock()
+	for _, st := range endless {
+		st.Fail(frame.ResetCancel, ErrDraining)
+	}
+	for _, f := range stops {
+		f()
+	}
 	s.mu.Lock()
 	if len(s.streams) > 0 && s.err == nil {
 		if s.quiet == nil {
@@ -616,6 +635,4 @@ func (s *Session) forget(st *Stream) {
 }
 
 // earnedControl is how many control frames are allowed in this span.
-func (s *Session) earnedControl() int {
-	return min(floodLimit+s.earned/floodEarn, math.MaxInt32)
-}
+func (s *Session) earnedControl() int64 { return floodLimit + s.earned/floodEarn }

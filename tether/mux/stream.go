@@ -24,6 +24,7 @@ type Stream struct {
 	sendErr   error // the peer wants no more of what we send
 	localEnd  bool  // our END is queued or sent
 	remoteEnd bool  // the peer's END has come
+	endless   bool  // a drain need not wait for it
 	slot      bool  // counts against the stream limit
 	onStop    func()
 
@@ -92,6 +93,14 @@ func (st *Stream) OnStop(f func()) {
 	if f != nil {
 		f()
 	}
+}
+
+// Endless says that the stream ends by somebody going away and not by itself, as event
+// streams and tunnels do: Session.Drain does not wait for it.
+func (st *Stream) Endless() {
+	st.s.mu.Lock()
+	st.endless = true
+	st.s.mu.Unlock()
 }
 
 // ---- sending
@@ -218,7 +227,7 @@ func (st *Stream) write(m *message, p []byte, end bool) (int, error) {
 		m.b = frame.AppendData(m.b, st.id, p, end)
 		st.sendCredit -= int64(len(p))
 		st.burst += len(p)
-		s.earned += max(len(p), floodEarn)
+		s.earned += int64(max(len(p), floodEarn))
 		data = false
 	}
 	if m != nil {

@@ -288,7 +288,7 @@ func TestTextOnAnOpenSession(t *testing.T) {
 		s := <-rs.sessions
 		c.WriteMessage(kind, []byte("not a frame"))
 		for err == nil {
-			_, msg, err = c.ReadMessage()
+			_, _, err = c.ReadMessage()
 		}
 		want := map[int]int{websocket.TextMessage: 1003, websocket.BinaryMessage: 1002}[kind]
 		if !websocket.IsCloseError(err, want) {
