@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -88,8 +89,8 @@ func (s *Server) Serve(l net.Listener) error {
 			return http.ErrServerClosed
 		}
 		if err != nil {
-			// Out of file descriptors, most likely: others will close, wait instead of spinning.
-			if ne, ok := errors.AsType[net.Error](err); ok && ne.Temporary() { //lint:ignore SA1019 accept errors have no other mark
+			// Most likely out of file descriptors: others will close, wait instead of spinning.
+			if isTransient(err) {
 				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 				s.log().Warn("accept", "err", err, "retry_in", pause)
 				time.Sleep(pause)
@@ -108,6 +109,17 @@ func (s *Server) Serve(l net.Listener) error {
 			cn.serve()
 		}()
 	}
+}
+
+// isTransient reports whether accept(2) may work again later: the connection broke before
+// it was accepted, or the system is short of something.
+func isTransient(err error) bool {
+	for _, e := range []syscall.Errno{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EPROTO, syscall.EPERM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Server) begin(l net.Listener) error {

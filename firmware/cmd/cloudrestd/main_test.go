@@ -69,7 +69,6 @@ func binary(t *testing.T) string {
 type daemon struct {
 	cmd   *exec.Cmd
 	url   string // https://127.0.0.1:port/
-	http  string // of the redirect
 	print string // fingerprint of the certificate
 	ended chan error
 

@@ -2,7 +2,6 @@ package notify
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -92,7 +91,7 @@ func FuzzLines(f *testing.F) {
 			}
 		}
 		if n := bytes.Count(b, []byte("\n")) + 1; len(whole) > n {
-			t.Fatal(fmt.Sprintf("%d lines from %d", len(whole), n))
+			t.Fatalf("%d lines from %d", len(whole), n)
 		}
 	})
 }

@@ -373,7 +373,7 @@ func FuzzAnnouncement(f *testing.F) {
 			if d.Fingerprint != "" && !isFingerprint(d.Fingerprint) {
 				t.Errorf("fingerprint = %q", d.Fingerprint)
 			}
-			if line := strings.Join(row(d), " "); strings.ContainsAny(line, "\x1b\r\n\x07\x9b") {
+			if line := strings.Join(row(d), " "); strings.ContainsAny(line, "\x1b\r\n\x07\u009b") {
 				t.Errorf("shown: %q", line)
 			}
 		}
