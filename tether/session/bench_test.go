@@ -1,9 +1,11 @@
 package session_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,3 +147,40 @@ func BenchmarkIdle(b *testing.B) {
 var certServer = sync.OnceValue(func() *httptest.Server { return httptest.NewTLSServer(nil) })
 
 func newCert(testing.TB) *httptest.Server { return certServer() }
+
+// BenchmarkBulk moves 64 KB in each operation, one stream in each direction.
+func BenchmarkBulk(b *testing.B) {
+	const piece = 64 << 10
+	junk := make([]byte, piece)
+	rs := newRelay(b)
+	d := newDevice(b, rs, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			io.Copy(io.Discard, r.Body)
+			return
+		}
+		n, _ := strconv.Atoi(r.URL.RawQuery)
+		for range n {
+			w.Write(junk)
+		}
+	}))
+	d.Window = mux.MaxWindow
+	relay, _ := connect(b, rs, d)
+	for _, method := range []string{http.MethodGet, http.MethodPut} {
+		b.Run(method, func(b *testing.B) {
+			b.SetBytes(piece)
+			var body io.Reader
+			if method == http.MethodPut {
+				body = io.LimitReader(zeros{}, int64(b.N)*piece)
+			}
+			w := &sink{header: http.Header{}}
+			r := httptest.NewRequestWithContext(b.Context(), method, "/bulk?"+strconv.Itoa(b.N), body)
+			if err := exchange.Forward(w, r, relay, exchange.Options{}); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/exchange"
-	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/mux"
 	"github.com/cloudrest/cloudrest/tether/session"
 )
@@ -145,5 +144,3 @@ func TestLargeBothWays(t *testing.T) {
 		t.Errorf("echo of %d bytes = %d bytes, %v", len(want), len(got), err)
 	}
 }
-
-var _ = frame.Version
