@@ -37,7 +37,7 @@ const (
 	// device away for a year.
 	maxServerWait = time.Hour
 
-	attemptTimeout = 30 * time.Second // one dial: TCP, TLS on a slow board, upgrade, handshake
+	attemptTimeout = 45 * time.Second // one dial: TCP, TLS on a slow board, upgrade, handshake
 	resolveTimeout = 10 * time.Second
 	maxAddresses   = 32               // addresses used of one name
 	drainTimeout   = 60 * time.Second // an old session that its relay does not end, we end
@@ -263,26 +263,31 @@ func (u *Uplink) afterSession(l *link, g frame.GoAway, moved bool, open time.Dur
 	if err := l.session.Err(); err != nil && !moved {
 		text = "session lost: " + err.Error()
 	}
-	wait = u.cfg.Random(l.spread)
-	if moved {
-		kind, text = "goaway", g.Code.String()
-		if g.Text != "" {
-			text += ": " + g.Text
-		}
-		wait = u.directed(milliseconds(g.RetryAfter), milliseconds(g.Spread))
-		switch g.Code {
-		case frame.GoAwayAuth, frame.GoAwayUnknown, frame.GoAwayVersion, frame.GoAwayReplaced:
-			// Replaced is another one with our identity: two that each come back at once
-			// would throw each other out for ever.
-			wait = max(wait, u.directed(refusedWait, refusedSpread))
-		}
-		alternate = alternateURL(l.url, g.Alternate)
+	if !moved {
+		wait = u.cfg.Random(l.spread)
 	}
 	if open >= openEnough {
 		u.failures = 0
 	} else {
 		// A relay that takes us and drops us at once is as good as one that is down.
 		wait = max(wait, u.backoff())
+	}
+	if moved {
+		kind, text = "goaway", g.Code.String()
+		if g.Text != "" {
+			text += ": " + g.Text
+		}
+		asked := u.directed(milliseconds(g.RetryAfter), milliseconds(g.Spread))
+		switch g.Code {
+		case frame.GoAwayProtocol, frame.GoAwayOverload:
+			wait = max(wait, u.backoff())
+		case frame.GoAwayAuth, frame.GoAwayUnknown, frame.GoAwayVersion, frame.GoAwayReplaced:
+			// Replaced is another one with our identity: two that each come back at once
+			// would throw each other out for ever.
+			wait = max(wait, u.directed(refusedWait, refusedSpread))
+		}
+		wait = max(wait, asked)
+		alternate = alternateURL(l.url, g.Alternate)
 	}
 	u.failed(kind, l.url, errors.New(text), wait)
 	return wait, alternate

@@ -319,6 +319,26 @@ func TestReplacedDoesNotFight(t *testing.T) {
 	})
 }
 
+// SPEC.md §4.8: a relay that says no wait for a fault of its or ours is not dialled at once.
+func TestProtocolErrorBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeRelay{answer: up}
+		start(t, r, nil)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		r.session(0).hooks.OnGoAway(frame.GoAway{Code: frame.GoAwayProtocol})
+		began := time.Now()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r.count() != 2 {
+			t.Fatalf("dials = %d, want 2", r.count())
+		}
+		if got := r.dials[1].Sub(began); got != backoffBase {
+			t.Errorf("second dial after %v, want %v", got, backoffBase)
+		}
+	})
+}
+
 func TestAllAddressesOfAllRelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &fakeRelay{answer: down}
