@@ -37,8 +37,8 @@ func concurrency(n int) option {
 	return func(_ *Config, _ *origin.Config, a *admit.Config) { a.Concurrency = n }
 }
 
-// each runs a test with every server and protocol version in front: net/http's and our
-// own for HTTP/1.1, net/http's for HTTP/2.
+// each runs a test with every server and protocol version in front: package edge with
+// HTTP/1.1 and HTTP/2, and net/http's own server.
 func each(t *testing.T, target string, opts []option, test func(t *testing.T, f *front)) {
 	t.Helper()
 	for _, kind := range []string{"http1", "nethttp", "h2"} {
@@ -71,11 +71,10 @@ func newFront(t *testing.T, kind, target string, opts ...option) *front {
 	h := f.proxy.For(admit.LAN)
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
-	s.EnableHTTP2 = kind == "h2"
 	s.StartTLS()
 	f.URL = s.URL
 	stop := s.Close
-	if kind == "http1" {
+	if kind != "nethttp" {
 		e, err := edge.New(edge.Config{Handler: h, TLS: &tls.Config{Certificates: s.TLS.Certificates}})
 		if err != nil {
 			t.Fatal(err)

@@ -731,3 +731,32 @@ func TestLasting(t *testing.T) {
 	feed.Close()
 	wg.Wait()
 }
+
+// TestUploadsInLine: uploads that wait for their place must not use up the flow control
+// window that the one in the origin needs to go on (RFC 9113 §5.2).
+func TestUploadsInLine(t *testing.T) {
+	o := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
+	const size = 1 << 20
+	each(t, o, []option{concurrency(1)}, func(t *testing.T, f *front) {
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() {
+				req, _ := http.NewRequest("PUT", f.URL, &counted{left: size})
+				resp, err := f.c.Do(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if string(b) != fmt.Sprint(size) || err != nil {
+					t.Errorf("%d %q, %v", resp.StatusCode, b, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}

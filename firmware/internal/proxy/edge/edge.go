@@ -25,12 +25,13 @@ const (
 	DefaultStall         = 30 * time.Second
 	DefaultMaxConns      = 256
 	DefaultMaxPerAddress = 48
-	DefaultMaxStreams    = 64
+	DefaultMaxStreams    = 32
 
-	// h2 flow control in bytes: enough for a LAN, little enough that 256 connections
-	// with stalled uploads stay under 128 MB, and the usual handful under 2.
-	h2StreamWindow = 256 << 10
-	h2ConnWindow   = 512 << 10
+	// HTTP/2 flow control in bytes (RFC 9113 §5.2). A connection's window has room for
+	// the windows of all its streams: uploads that wait for a place in the origin would
+	// otherwise use it up, and those that have a place could not go on to give it back.
+	h2StreamWindow = 64 << 10
+	h2MaxWindow    = 4<<20 - 64<<10 // net/http takes less than 4 MiB
 	h2FrameSize    = 16 << 10
 	h2PingAfter    = 30 * time.Second
 	h2PingTimeout  = 15 * time.Second
@@ -137,11 +138,13 @@ func New(c Config) (*Server, error) {
 	s.http.IdleTimeout = duration(&c.IdleTimeout, DefaultIdleTimeout)
 	s.http.IOTimeout = duration(&c.Stall, DefaultStall)
 	s.http.Logger = c.Logger
+	streams := number(&c.MaxStreams, DefaultMaxStreams)
+	window := min(streams*h2StreamWindow, h2MaxWindow)
 	s.http.HTTP2 = http.HTTP2Config{
-		MaxConcurrentStreams:          number(&c.MaxStreams, DefaultMaxStreams),
+		MaxConcurrentStreams:          streams,
 		MaxReadFrameSize:              h2FrameSize,
-		MaxReceiveBufferPerConnection: h2ConnWindow,
-		MaxReceiveBufferPerStream:     h2StreamWindow,
+		MaxReceiveBufferPerConnection: window,
+		MaxReceiveBufferPerStream:     max(window/streams, 1),
 		SendPingTimeout:               h2PingAfter,
 		PingTimeout:                   h2PingTimeout,
 		WriteByteTimeout:              c.Stall,
