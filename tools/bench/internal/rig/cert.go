@@ -44,8 +44,8 @@ func (r *Rig) certify() error {
 		os.WriteFile(r.Key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
 }
 
-// roots reads the authorities of a PEM file.
-func roots(file string) (*x509.CertPool, error) {
+// Roots reads the authorities of a PEM file.
+func Roots(file string) (*x509.CertPool, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err

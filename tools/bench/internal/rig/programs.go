@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -52,17 +53,32 @@ func (r *Rig) Relay(ctx context.Context, name string, tls bool, options ...strin
 		args = append(args, "--tls", "off")
 		scheme = "ws"
 	}
-	var ready struct{ Listen, Metrics string }
+	var ready struct{ Listen, Metrics logged }
 	if rl.Server, err = r.Logged(ctx, "cloudrelay", exec.Command(program, append(args, options...)...), "relay listens", &ready); err != nil {
 		return nil, err
 	}
-	_, port, err := net.SplitHostPort(ready.Listen)
+	_, port, err := net.SplitHostPort(string(ready.Listen))
 	if err != nil {
 		return nil, err
 	}
-	rl.Addr, rl.Metrics = net.JoinHostPort(host, port), ready.Metrics
+	rl.Addr, rl.Metrics = net.JoinHostPort(host, port), string(ready.Metrics)
 	rl.URL = scheme + "://" + rl.Addr
 	return rl, nil
+}
+
+// logged is an address in a record: text, or a net.TCPAddr as slog writes it in JSON.
+type logged string
+
+func (l *logged) UnmarshalJSON(b []byte) error {
+	if json.Unmarshal(b, (*string)(l)) == nil {
+		return nil
+	}
+	var a net.TCPAddr
+	if err := json.Unmarshal(b, &a); err != nil {
+		return err
+	}
+	*l = logged(a.String())
+	return nil
 }
 
 // Gateway is a running gateway.
@@ -94,7 +110,7 @@ func (r *Rig) Gateway(ctx context.Context, origin *Server, relay *Relay, conns i
 		return nil, err
 	}
 	s.Addr = ready.HTTPS
-	pool, err := roots(filepath.Join(state, certFile))
+	pool, err := Roots(filepath.Join(state, certFile))
 	return &Gateway{Server: s, ID: ready.Device, Roots: pool}, err
 }
 
@@ -115,7 +131,7 @@ func (r *Rig) Embedded(ctx context.Context, relay *Relay, l Load) (*Gateway, err
 	}
 	g := &Gateway{Server: s}
 	s.Addr, g.ID, _ = strings.Cut(s.Addr, " ")
-	g.Roots, err = roots(filepath.Join(state, certFile))
+	g.Roots, err = Roots(filepath.Join(state, certFile))
 	return g, err
 }
 
