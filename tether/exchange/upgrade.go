@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -53,7 +54,7 @@ func (f *forward) tunnel(h frame.Response) error {
 		}
 	}()
 	for {
-		if _, _, err = f.st.WriteChunk(nil, conn); err != nil {
+		if _, _, err = f.st.WriteChunk(context.Background(), conn); err != nil {
 			break
 		}
 	}

@@ -576,7 +576,7 @@ func TestNotifyAckDescribePing(t *testing.T) {
 }
 
 // hostile sends messages as the peer and returns the session's end and what it said.
-func hostile(t *testing.T, relay bool, messages ...[]byte) (err error, said []frame.Frame) {
+func hostile(t *testing.T, relay bool, messages ...[]byte) (said []frame.Frame, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		a, b := tethertest.NewPipe(0)
@@ -623,7 +623,7 @@ func hostile(t *testing.T, relay bool, messages ...[]byte) (err error, said []fr
 		}
 		<-heard
 	})
-	return err, said
+	return said, err
 }
 
 func TestHostilePeers(t *testing.T) {
@@ -667,7 +667,7 @@ func TestHostilePeers(t *testing.T) {
 		"data on an id not opened":  {false, [][]byte{big}},
 		"reset on an id not opened": {false, [][]byte{frame.AppendReset(nil, 4, 1)}},
 	} {
-		err, said := hostile(t, c.relay, c.msgs...)
+		said, err := hostile(t, c.relay, c.msgs...)
 		var away *frame.GoAway
 		for _, f := range said {
 			if f.Type == frame.TypeGoAway {
@@ -696,7 +696,7 @@ func TestHostilePeers(t *testing.T) {
 		"credit of the device":      {false, frame.ResetFlow, [][]byte{req(1), big, frame.AppendData(nil, 1, make([]byte, 5000), false)}},
 		"more requests than agreed": {false, frame.ResetRefused, manyRequests(req)},
 	} {
-		err, said := hostile(t, c.relay, c.msgs...)
+		said, err := hostile(t, c.relay, c.msgs...)
 		code := frame.ResetCode(99)
 		for _, f := range said {
 			if f.Type == frame.TypeReset {
@@ -715,7 +715,7 @@ func TestHostilePeers(t *testing.T) {
 		"after a reset":    {frame.AppendReset(nil, 1, 8), frame.AppendData(nil, 1, []byte("late"), true), res(1, ok), frame.AppendReset(nil, 1, 8)},
 		"goaway, then all": {frame.AppendGoAway(nil, &frame.GoAway{LastStream: 1}), res(1, ok)},
 	} {
-		if err, _ := hostile(t, true, msgs...); err != nil {
+		if _, err := hostile(t, true, msgs...); err != nil {
 			t.Errorf("%s: session ended with %v", name, err)
 		}
 	}

@@ -17,7 +17,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 	}
 	s := st.s
 	s.mu.Lock()
-	if err := st.waitData(nil); err != nil {
+	if err := st.waitData(context.Background()); err != nil {
 		s.mu.Unlock()
 		return 0, err
 	}
@@ -75,7 +75,7 @@ func (st *Stream) waitData(ctx context.Context) error {
 			return io.EOF
 		case expired(st.rdl):
 			return os.ErrDeadlineExceeded
-		case ctx != nil && ctx.Err() != nil:
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
 		if st.rsig == nil {

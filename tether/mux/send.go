@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"time"
@@ -182,7 +183,7 @@ func (st *Stream) waitRoom() error {
 		room := s.waitRoomChan()
 		dl := st.wdl
 		s.mu.Unlock()
-		waitUntil(room, nil, dl)
+		waitUntil(room, context.Background(), dl)
 		s.mu.Lock()
 		if err := st.sendable(); err != nil {
 			return err

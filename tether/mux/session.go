@@ -310,7 +310,7 @@ func (s *Session) end(err error, away *frame.GoAway, code int, reason string) {
 	}
 	s.flush(false, nil)
 	go func() {
-		waitUntil(idle, nil, time.Now().Add(closeWait))
+		waitUntil(idle, context.Background(), time.Now().Add(closeWait))
 		s.carrier.Close(code, reason)
 		s.fail(err)
 	}()

@@ -120,13 +120,14 @@ func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
 // waitSignal waits for a signal or ctx, which may be nil. Deadlines are the watch's.
 func waitSignal(sig <-chan struct{}, ctx context.Context) {
-	if ctx == nil {
+	done := ctx.Done()
+	if done == nil { // it cannot end: no need to select
 		<-sig
 		return
 	}
 	select {
 	case <-sig:
-	case <-ctx.Done():
+	case <-done:
 	}
 }
 
@@ -139,13 +140,9 @@ func waitUntil(sig <-chan struct{}, ctx context.Context, deadline time.Time) {
 	}
 	t := time.NewTimer(time.Until(deadline))
 	defer t.Stop()
-	var done <-chan struct{}
-	if ctx != nil {
-		done = ctx.Done()
-	}
 	select {
 	case <-sig:
-	case <-done:
+	case <-ctx.Done():
 	case <-t.C:
 	}
 }
