@@ -120,3 +120,13 @@ func TestStartTellsWhatAServerSaid(t *testing.T) {
 		t.Errorf("start = %v, %v, want the context's end", s, err)
 	}
 }
+
+func TestParseMetrics(t *testing.T) {
+	m, err := parseMetrics(strings.NewReader("# HELP a is a\n# TYPE a gauge\na 17\nb{code=\"2xx\"} 3\nc 1.5e+06\n"))
+	if err != nil || len(m) != 2 || m["a"] != 17 || m["c"] != 1.5e6 {
+		t.Errorf("parseMetrics = %v, %v, want a=17 and c=1.5e6", m, err)
+	}
+	if _, err := parseMetrics(strings.NewReader("a x\n")); err == nil {
+		t.Error("parseMetrics took a value that is no number")
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package main
+
+func openFiles() uint64 { return 1 << 20 }
