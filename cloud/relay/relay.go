@@ -61,7 +61,6 @@ type Relay struct {
 	budget *mux.Budget
 
 	stopping atomic.Bool
-	bound    sync.Once
 	ready    chan struct{}
 	addrs    Addrs
 }
@@ -278,6 +277,9 @@ func (r *Relay) settle(ctx context.Context) error {
 			if quiet >= giveQuiet && opened-given >= giveAfter && time.Since(last) >= giveEvery {
 				given, last = opened, time.Now()
 				debug.FreeOSMemory()
+				if err := r.db.Relax(); err != nil {
+					r.log.Debug("give mapped pages back", "err", err)
+				}
 			}
 		}
 	}

@@ -391,6 +391,31 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// Relax changes nothing but where the pages are.
+func TestRelax(t *testing.T) {
+	db, _ := running(t, Config{Path: path(t)})
+	for i := range 50 {
+		enrol(t, db, device(i))
+	}
+	var wg sync.WaitGroup
+	for w := range 4 { // beside readers, and a writer that makes the file grow
+		wg.Go(func() {
+			for i := range 50 {
+				if w == 0 {
+					enrol(t, db, device(1000+i))
+				}
+				if d, ok, err := db.Device(device(i)); err != nil || !ok || string(d.Key) != "key" {
+					t.Errorf("device %d: %+v, %v, %v", i, d, ok, err)
+				}
+				if err := db.Relax(); err != nil {
+					t.Errorf("Relax: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestForget(t *testing.T) {
 	db, _ := running(t, Config{Path: path(t)})
 	id, other := device(1), device(2)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
@@ -41,6 +42,10 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		at := &attempt{}
+		// The WebSocket keeps the subprotocol for its life, and with it all of the head it was cut from.
+		for i, v := range r.Header["Sec-Websocket-Protocol"] {
+			r.Header["Sec-Websocket-Protocol"][i] = strings.Clone(v)
+		}
 		rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
 			at.known = true
 			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped)

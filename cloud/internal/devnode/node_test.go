@@ -125,12 +125,12 @@ func newNode(edit func(*Config)) (*Node, *memory, *list) {
 
 // wire is one end of a carrier in memory; like a socket it takes some messages ahead.
 type wire struct {
-	in, out    chan []byte
-	closed     chan struct{} // of both ends
-	once       *sync.Once
-	mu         sync.Mutex
-	mute, dead bool // mute: what is written is lost
-	code       int
+	in, out chan []byte
+	closed  chan struct{} // of both ends
+	once    *sync.Once
+	mu      sync.Mutex
+	mute    bool // what is written is lost
+	code    int
 }
 
 func newWire() (a, b *wire) {

@@ -17,7 +17,7 @@ import (
 const (
 	DefaultMaxYoung      = 512
 	DefaultMaxConns      = 20000
-	DefaultMaxPerAddress = 1024
+	DefaultMaxPerAddress = 4096
 	youngWait            = 250 * time.Millisecond
 )
 
@@ -26,7 +26,7 @@ const (
 type GateConfig struct {
 	MaxYoung      int // connections that have not sent a request yet, TLS handshakes included: each may hold 40 KB; default 512
 	MaxConns      int // connections at once; default 20000
-	MaxPerAddress int // of one address (a /64 with IPv6); default 1024
+	MaxPerAddress int // of one address (a /64 with IPv6); default 4096, since many may stand behind one router
 	// Exempt are peers to whom MaxPerAddress does not apply: balancers speak for many.
 	Exempt []netip.Prefix
 }
