@@ -685,6 +685,31 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// TestCancelAtTheEnd: a context that ends behind the whole answer is closing the
+// connection at this moment, so nobody else may get it.
+func TestCancelAtTheEnd(t *testing.T) {
+	cl, wait := scripted(Config{}, func(_ int, p *peer) {
+		for p.head() != nil {
+			p.send(ok)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := cl.Do(ctx, get("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readAll(r); b != "ok" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	cancel()
+	r.Close()
+	if len(cl.idle) != 0 {
+		t.Error("the connection was kept")
+	}
+	cl.Close()
+	wait()
+}
+
 // endless is a body that never ends.
 type endless struct{}
 
@@ -1040,10 +1065,10 @@ func TestSockets(t *testing.T) {
 			}
 			// POST: the close arrives before the next request; give it the time to.
 			for range 10 {
-				ask(t, cl, &Request{Method: "POST", Target: "/"})
 				for len(cl.idle) > 0 && cl.idle[0].prober.quiet() {
 					time.Sleep(time.Millisecond)
 				}
+				ask(t, cl, &Request{Method: "POST", Target: "/"})
 			}
 			if n := heads.Load(); n != 40 {
 				t.Errorf("the origin got %d requests, want 40", n)
