@@ -7,18 +7,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cloudrest/cloudrest/cloud/relay"
-	"github.com/cloudrest/cloudrest/tether/buildinfo"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -33,7 +29,6 @@ func program(errOut io.Writer) *settings.App {
 	var o options
 	var state string // of token and devices
 	var name string
-	var asJSON bool
 	stateDir := func(s *settings.Set) {
 		state = relay.DefaultStateDir
 		s.Path(&state, "state-dir", "the relay's directory for what it keeps")
@@ -93,39 +88,17 @@ func program(errOut io.Writer) *settings.App {
 			Declare: stateDir,
 			Run:     func(_ context.Context, in *settings.Parsed, out io.Writer) error { return devices(state, in.Args, out) },
 		},
-		{
-			Name: "example-config", Summary: "print a configuration file with every setting and its default",
-			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
-				text, err := app.Example(runCommand)
-				if err != nil {
-					return err
-				}
-				_, err = out.Write(text)
-				return err
-			},
-		},
-		{
-			Name: "version", Summary: "tell which build this is",
-			Declare: func(s *settings.Set) { s.Switch(&asJSON, "json", "print it as JSON") },
-			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
-				text := buildinfo.String("cloudrelay")
-				if asJSON {
-					text = string(buildinfo.JSON())
-				}
-				_, err := fmt.Fprintln(out, text)
-				return err
-			},
-		},
+		settings.ExampleCommand(app, runCommand),
+		settings.VersionCommand("cloudrelay"),
 	}
 	return app
 }
 
 // options is what the settings of run fill in.
 type options struct {
-	cfg       relay.Config
-	tls       bool
-	logLevel  string
-	logFormat string
+	cfg relay.Config
+	tls bool
+	log settings.Log
 }
 
 // declare names every setting of run.
@@ -134,7 +107,7 @@ func (o *options) declare(s *settings.Set) {
 		cfg: relay.Config{Role: relay.RoleAll, Listen: relay.DefaultListen, StateDir: relay.DefaultStateDir, Metrics: relay.DefaultMetrics,
 			Enroll: relay.EnrollFirstUse, MaxDevices: relay.DefaultMaxDevices, MaxInFlight: relay.DefaultMaxInFlight,
 			HeadTimeout: relay.DefaultHeadTimeout, Keepalive: relay.DefaultKeepalive, GoAway: relay.DefaultGoAway, Grace: relay.DefaultGrace},
-		tls: true, logLevel: "info", logFormat: "text",
+		tls: true,
 	}
 	c := &o.cfg
 	s.Group("The relay")
@@ -166,8 +139,7 @@ func (o *options) declare(s *settings.Set) {
 	s.Duration(&c.DrainDelay, "drain-delay", 0, 10*time.Minute, "after SIGTERM, serve on for so long while /readyz says no, until load balancers have noticed")
 	s.Duration(&c.GoAway, "goaway", time.Millisecond, 10*time.Minute, "the time over which devices are then sent away")
 	s.Duration(&c.Grace, "grace", time.Second, 10*time.Minute, "how long requests in flight may go on after that")
-	s.Enum(&o.logLevel, "log-level", []string{"debug", "info", "warn", "error"}, "what to log, to standard error")
-	s.Enum(&o.logFormat, "log-format", []string{"text", "json"}, "how to log")
+	o.log.Declare(s)
 }
 
 func parsePrefix(text string) (netip.Prefix, error) {
@@ -185,9 +157,9 @@ func parsePrefix(text string) (netip.Prefix, error) {
 func (o *options) run(ctx context.Context, set *settings.Set, errOut io.Writer) error {
 	cfg := o.cfg
 	cfg.TLSOff = !o.tls
-	cfg.Logger = logger(errOut, o.logLevel, o.logFormat)
+	cfg.Logger = o.log.Logger(errOut)
 	if err := cfg.Validate(); err != nil {
-		return &settings.ExitError{Code: settings.ExitUsage, Err: withSources(err, set)}
+		return &settings.ExitError{Code: settings.ExitUsage, Err: set.WithSources(err, about)}
 	}
 	files, err := relay.RaiseFiles()
 	if want := uint64(cfg.MaxDevices); files > 0 && files < want+1024 {
@@ -203,27 +175,11 @@ func (o *options) run(ctx context.Context, set *settings.Set, errOut io.Writer) 
 	return r.Run(ctx)
 }
 
-// withSources adds to each mistake where its value came from.
-func withSources(err error, set *settings.Set) error {
-	list := []error{err}
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		list = j.Unwrap()
+// about tells which setting a mistake of the relay's configuration is about.
+func about(err error) (key string, ok bool) {
+	e, ok := errors.AsType[*relay.FieldError](err)
+	if ok {
+		key = e.Field
 	}
-	for i, e := range list {
-		if fe, ok := errors.AsType[*relay.FieldError](e); ok {
-			list[i] = fmt.Errorf("%s: %w", set.Source(fe.Field), e)
-		}
-	}
-	return errors.Join(list...)
-}
-
-func logger(w io.Writer, level, format string) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
-		panic("cloudrelay: " + err.Error()) // the setting takes only known words
-	}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
+	return key, ok
 }

@@ -7,16 +7,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
-	"github.com/cloudrest/cloudrest/tether/buildinfo"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -29,15 +25,13 @@ func run(args, environ []string, out, errOut io.Writer) int {
 
 // options is what the settings of run fill in.
 type options struct {
-	cfg       gateway.Config
-	queue     int
-	logLevel  string
-	logFormat string
+	cfg   gateway.Config
+	queue int
+	log   settings.Log
 }
 
 func program(errOut io.Writer) *settings.App {
 	var o options
-	var asJSON bool
 	runCommand := &settings.Command{
 		Name:    "run",
 		Summary: "run the gateway",
@@ -56,36 +50,15 @@ func program(errOut io.Writer) *settings.App {
 	}
 	app.Commands = []*settings.Command{
 		runCommand,
-		{
-			Name: "example-config", Summary: "print a configuration file with every setting and its default",
-			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
-				text, err := app.Example(runCommand)
-				if err != nil {
-					return err
-				}
-				_, err = out.Write(text)
-				return err
-			},
-		},
-		{
-			Name: "version", Summary: "tell which build this is",
-			Declare: func(s *settings.Set) { s.Switch(&asJSON, "json", "print it as JSON") },
-			Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
-				text := buildinfo.String("cloudrestd")
-				if asJSON {
-					text = string(buildinfo.JSON())
-				}
-				_, err := fmt.Fprintln(out, text)
-				return err
-			},
-		},
+		settings.ExampleCommand(app, runCommand),
+		settings.VersionCommand("cloudrestd"),
 	}
 	return app
 }
 
 // declare names every setting of run.
 func (o *options) declare(s *settings.Set) {
-	*o = options{cfg: gateway.Default(), logLevel: "info", logFormat: "text"}
+	*o = options{cfg: gateway.Default()}
 	o.queue = o.cfg.OriginQueue
 	c := &o.cfg
 
@@ -120,15 +93,14 @@ func (o *options) declare(s *settings.Set) {
 	s.Group("The program")
 	s.Path(&c.StateDir, "state-dir", "the directory for identity, certificate and journal")
 	s.Duration(&c.StopWait, "stop-wait", 0, maxStopWait, "how long requests in flight may go on after SIGTERM")
-	s.Enum(&o.logLevel, "log-level", []string{"debug", "info", "warn", "error"}, "what to log, to standard error")
-	s.Enum(&o.logFormat, "log-format", []string{"text", "json"}, "how to log")
+	o.log.Declare(s)
 }
 
 // run runs the gateway until a signal. The first SIGTERM or SIGINT stops it in good order,
 // a second one at once.
 func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	cfg := o.cfg
-	cfg.Logger = logger(errOut, o.logLevel, o.logFormat)
+	cfg.Logger = o.log.Logger(errOut)
 	cfg.OriginQueue = o.queue
 	if o.queue == 0 {
 		cfg.OriginQueue = -1 // 0 would be the default
@@ -137,7 +109,7 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 		cfg.StopWait = 1 // likewise: as good as none
 	}
 	if err := cfg.Validate(); err != nil {
-		return &settings.ExitError{Code: settings.ExitUsage, Err: withSources(err, set)}
+		return &settings.ExitError{Code: settings.ExitUsage, Err: set.WithSources(err, about)}
 	}
 	setMemory(cfg.Logger, os.Getenv)
 
@@ -155,29 +127,11 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	return g.Run(ctx)
 }
 
-// withSources adds to each mistake where its value came from.
-func withSources(err error, set *settings.Set) error {
-	var list []error
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		list = j.Unwrap()
-	} else {
-		list = []error{err}
+// about tells which setting a mistake of the gateway's configuration is about.
+func about(err error) (key string, ok bool) {
+	e, ok := errors.AsType[*gateway.ConfigError](err)
+	if ok {
+		key = e.Key
 	}
-	for i, e := range list {
-		if ce, ok := errors.AsType[*gateway.ConfigError](e); ok {
-			list[i] = fmt.Errorf("%s: %w", set.Source(ce.Key), e)
-		}
-	}
-	return errors.Join(list...)
-}
-
-func logger(w io.Writer, level, format string) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
-		panic("cloudrestd: " + err.Error()) // the setting takes only known words
-	}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
+	return key, ok
 }

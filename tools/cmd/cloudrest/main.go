@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"github.com/cloudrest/cloudrest/tether"
-	"github.com/cloudrest/cloudrest/tether/buildinfo"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -55,27 +54,11 @@ func app(env environment) *settings.App {
 			forgetCommand(),
 			fleetCommand(env),
 			demoCommand(env),
-			versionCommand(),
+			settings.VersionCommand("cloudrest"),
 		},
 	}
 	a.Commands = append(a.Commands, labCommands(env)...)
 	return a
-}
-
-func versionCommand() *settings.Command {
-	var asJSON bool
-	return &settings.Command{
-		Name: "version", Summary: "which build this is",
-		Declare: func(s *settings.Set) { s.Switch(&asJSON, "json", "as JSON") },
-		Run: func(_ context.Context, _ *settings.Parsed, out io.Writer) error {
-			if asJSON {
-				fmt.Fprintf(out, "%s\n", buildinfo.JSON())
-			} else {
-				fmt.Fprintln(out, buildinfo.String("cloudrest"))
-			}
-			return nil
-		},
-	}
 }
 
 func forgetCommand() *settings.Command {
