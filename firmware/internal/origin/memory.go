@@ -54,6 +54,13 @@ func (c *memoryConn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
+// quiet reports whether the connection is open with nothing to read.
+func (c *memoryConn) quiet() bool {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return !c.in.ended && !c.in.dropped && len(c.in.buf) == 0
+}
+
 // half is one direction.
 type half struct {
 	mu      sync.Mutex // guards all below

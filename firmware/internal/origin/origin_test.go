@@ -343,6 +343,9 @@ func TestReuse(t *testing.T) {
 				}
 			})
 			for range 5 {
+				for method == "POST" && len(cl.idle) > 0 && cl.idle[0].quiet() {
+					time.Sleep(time.Millisecond) // until the close is here
+				}
 				if s, b := ask(t, cl, &Request{Method: method, Target: "/", Payload: []byte("x")}); s != 200 || b != "ok" {
 					t.Errorf("%s: %d %q", method, s, b)
 				}
@@ -655,7 +658,7 @@ func TestCancel(t *testing.T) {
 			if strings.HasPrefix(h[0], "GET /body") {
 				p.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab")
 			}
-			p.take(1 << 30) // until the end
+			_, _ = io.Copy(io.Discard, p.r) // until the end
 			ended <- struct{}{}
 		})
 		gone := errors.New("client gone")
@@ -1065,7 +1068,7 @@ func TestSockets(t *testing.T) {
 			}
 			// POST: the close arrives before the next request; give it the time to.
 			for range 10 {
-				for len(cl.idle) > 0 && cl.idle[0].prober.quiet() {
+				for len(cl.idle) > 0 && cl.idle[0].quiet() {
 					time.Sleep(time.Millisecond)
 				}
 				ask(t, cl, &Request{Method: "POST", Target: "/"})
@@ -1076,7 +1079,7 @@ func TestSockets(t *testing.T) {
 			// An answer that nobody asked for is not taken for the next one's.
 			unasked <- "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 			ask(t, cl, get("/"))
-			for len(cl.idle) > 0 && cl.idle[0].prober.quiet() {
+			for len(cl.idle) > 0 && cl.idle[0].quiet() {
 				time.Sleep(time.Millisecond)
 			}
 			if s, _ := ask(t, cl, get("/")); s != 200 {

@@ -64,12 +64,21 @@ func (c *Client) take(within time.Duration) *conn {
 		if cn.deadline != 0 && cn.deadline <= now {
 			cn.setDeadline(0)
 		}
-		if cn.prober.quiet() {
+		if cn.quiet() {
 			cn.reused = true
 			return cn
 		}
 		cn.close()
 	}
+}
+
+// quiet reports whether an idle connection is still open with nothing to read, as far
+// as that can be told without reading.
+func (cn *conn) quiet() bool {
+	if m, ok := cn.Conn.(*memoryConn); ok {
+		return m.quiet()
+	}
+	return cn.prober.quiet()
 }
 
 // put keeps a connection whose last answer was read to its end.

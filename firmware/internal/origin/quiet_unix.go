@@ -34,8 +34,7 @@ func (p *prober) init(nc net.Conn) {
 
 // quiet reports whether the connection is still open with nothing to read. One system
 // call that never blocks: a request is not wasted on a connection that the origin has
-// closed, nor is a late or unasked answer taken for the next one's. In memory it is
-// always true; a dead connection fails at the first write there.
+// closed, nor is a late or unasked answer taken for the next one's.
 func (p *prober) quiet() bool {
 	if p.raw == nil {
 		return true
