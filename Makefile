@@ -20,7 +20,8 @@ help:
 	@echo 'make test          all tests, end to end too; installs what they need first (DEPS=off: does not)'
 	@echo '                   PKG=./tether/... only some'
 	@echo 'make e2e           only the end-to-end tests of the built programs, with their log'
-	@echo 'make bench         measure against nginx and a plain Go proxy, print tables'
+	@echo 'make bench         measure against nginx and a plain Go proxy, print tables (tools/bench/README.md)'
+	@echo '                   BENCH="lan idle" only some; BENCHFLAGS=--json for programs'
 	@echo 'make lint          gofmt, go vet, staticcheck, shellcheck, file sizes'
 	@echo 'make vuln          known vulnerabilities in dependencies (needs https://vuln.go.dev)'
 	@echo 'make fuzz          every fuzz target in turn, FUZZTIME=20s each'
@@ -50,12 +51,15 @@ e2e:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test)
 	go test -count=1 -timeout $(TESTTIMEOUT) -v ./tools/e2e
 
-# One program per folder of tools/bench, in the order of their names, one after the other.
+# One program per folder of tools/bench, in the order of their names, one after the other:
+# they share the machine with nothing else. What they print besides the tables goes to
+# standard error, so that BENCHFLAGS=--json gives JSON only.
 bench:
-	@$(if $(filter off,$(DEPS)),true,tools/deps.sh bench)
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh bench) >&2
 	@set -e; mkdir -p bin; for p in $$(go list -f '{{if eq .Name "main"}}{{.Dir}}{{end}}' './tools/bench/...' | sort); do \
-		[ "$$(dirname "$$p")" = "$(CURDIR)/tools/bench" ] || continue; \
-		echo "== bench $$(basename "$$p")"; go build -o "bin/bench-$$(basename "$$p")" "$$p"; "bin/bench-$$(basename "$$p")"; done
+		name="$$(basename "$$p")"; [ "$$(dirname "$$p")" = "$(CURDIR)/tools/bench" ] || continue; \
+		[ -z '$(BENCH)' ] || case ' $(BENCH) ' in *" $$name "*) ;; *) continue;; esac; \
+		echo "== bench $$name" >&2; go build -o "bin/bench-$$name" "$$p"; "bin/bench-$$name" $(BENCHFLAGS); done
 
 lint:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh lint)
