@@ -318,11 +318,9 @@ func scan(s *Set, args []string) (f flags) {
 				value = "on"
 			case st != nil && st.bare:
 				value = "on"
-				if i+1 < len(args) {
-					if _, ok := words[strings.ToLower(args[i+1])]; ok {
-						i++
-						value = args[i]
-					}
+				if i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+					i++
+					value = args[i] // if it is neither on nor off, that is what the user should hear
 				}
 			case i+1 >= len(args) || strings.HasPrefix(args[i+1], "--"):
 				want := "a path"

@@ -16,6 +16,7 @@ func (a *App) help() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\nUsage: %s COMMAND [--flag value ...]\n", a.Name, a.Summary, a.Name)
 	a.listCommands(&b)
+	b.WriteString("\nExamples:\n")
 	for _, c := range a.Commands {
 		if len(c.Samples) > 0 && !c.Hidden {
 			samples(&b, c.Samples[:1])

@@ -177,8 +177,8 @@ func showSize(n int64) string {
 // words of a setting that is on or off.
 var words = map[string]bool{"on": true, "true": true, "yes": true, "1": true, "off": false, "false": false, "no": false, "0": false}
 
-// OnOff declares a setting that is on or off; --name alone means on, and a following
-// "on" or "off" is its value.
+// OnOff declares a setting that is on or off; --name alone means on, and an argument that
+// follows is its value.
 func (s *Set) OnOff(p *bool, name, usage string, opts ...Option) {
 	s.toggle(p, name, usage, true, opts)
 }

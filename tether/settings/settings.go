@@ -35,7 +35,7 @@ type setting struct {
 	secret  bool
 	list    bool
 	bare    bool // a flag without a value means "on"
-	greedy  bool // a bare flag that takes a following on/off as its value
+	greedy  bool // a bare flag that takes a following argument as its value
 	orOff   bool // "off" means empty
 	need    bool // must be given
 

@@ -111,7 +111,7 @@ func TestPrecedence(t *testing.T) {
 func TestEverythingWrongAtOnce(t *testing.T) {
 	name := file(t, "orign = http://x\nwait = soon\nname = a\nname = b\nno equals\ncache-max = 16 miles\ntoken = \"se\ncret\n")
 	var c config
-	p, err := program(&c).Parse([]string{"--config", name, "--htps", ":1", "--https", "443", "--log-level", "inf", "extra", "--relay", "wss://ok.example,http://no.example", "--relay-ca", "/does/not/exist", "--origin"},
+	p, err := program(&c).Parse([]string{"--config", name, "--htps", ":1", "--https", "443", "--log-level", "inf", "extra", "--relay", "wss://ok.example,http://no.example", "--relay-ca", "/does/not/exist", "--mdns", "maybe", "--origin"},
 		[]string{"CLOUDREST_ORIGIN_CONCURRENCY=0", "CLOUDREST_MDN=off", "CLOUDREST_TOKEN=geheim\nx"})
 	if err == nil {
 		t.Fatal("no error")
@@ -125,6 +125,7 @@ func TestEverythingWrongAtOnce(t *testing.T) {
 		`--relay-ca: "/does/not/exist" is not right`, "no such file",
 		`--origin has no value: want a URL that begins with http:// or unix://, such as unix:///run/x.sock`,
 		`"extra" is too much`,
+		`--mdns: "maybe" is not right: want on or off`,
 		`x.conf:1: unknown setting "orign", did you mean "origin"?`,
 		`x.conf:2: wait: "soon" is not right: want a time from 1s to 1h`,
 		`x.conf:4: name was already given in line 3`,
