@@ -35,7 +35,8 @@ const (
 	headerTimeout = 10 * time.Second  // TLS handshake and head of a request
 	idleTimeout   = 120 * time.Second // of a kept-alive connection
 	ioTimeout     = 60 * time.Second  // one read or write of a body that does not move: the client is gone
-	h2Streams     = 128               // requests at once on one HTTP/2 connection
+	h2Streams     = 48                // requests at once on one HTTP/2 connection
+	h2Window      = 64 << 10          // bytes of a request's body that may wait on each of them
 )
 
 const (
@@ -179,7 +180,7 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 		g.Go(func() error { <-failed.Done(); return msrv.Close() })
 	}
 	close(r.ready)
-	r.log.Info("relay listens", "listen", r.addrs.Listen, "domain", r.cfg.Domains[0], "tls", r.cert != nil, "metrics", r.addrs.Metrics, "enroll", r.cfg.Enroll)
+	r.log.Info("relay listens", "listen", fmt.Sprint(r.addrs.Listen), "domain", r.cfg.Domains[0], "tls", r.cert != nil, "metrics", fmt.Sprint(r.addrs.Metrics), "enroll", r.cfg.Enroll)
 	if r.tokens.Len() == 0 {
 		r.log.Warn("no operator token exists yet: clients cannot come in. Make one with: cloudrelay token")
 	}
@@ -211,7 +212,9 @@ func (r *Relay) server() *http1.Server {
 	srv := &http1.Server{
 		Handler: r.gate.Handler(r.front), MaxHead: headerBytes, HeadTimeout: headerTimeout,
 		IdleTimeout: idleTimeout, IOTimeout: ioTimeout, Logger: r.log,
-		HTTP2: http.HTTP2Config{MaxConcurrentStreams: h2Streams},
+		// The connection's window holds those of all its streams, or a few uploads that wait
+		// for a slow device stop every other request of the connection.
+		HTTP2: http.HTTP2Config{MaxConcurrentStreams: h2Streams, MaxReceiveBufferPerStream: h2Window, MaxReceiveBufferPerConnection: h2Streams * h2Window},
 	}
 	if r.cert != nil {
 		srv.TLS = r.cert.config()
