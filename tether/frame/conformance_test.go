@@ -158,7 +158,7 @@ func newRelay(t *testing.T, handlers mux.Handlers) (srv *httptest.Server, sessio
 // deviceSends are the types that a device sends on an open connection.
 func deviceSends(t frame.Type) bool {
 	switch t {
-	case frame.TypeResponse, frame.TypeNotify, frame.TypeDescribe:
+	case frame.TypeResponse, frame.TypeNotify, frame.TypeDescribe, frame.TypeLocate:
 		return true
 	}
 	return bothSend(t)

@@ -2,7 +2,12 @@ package frame
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Version is the protocol version of this implementation (SPEC.md §4.2).
@@ -228,6 +233,49 @@ func ParseNotifyAck(body []byte) (NotifyAck, error) {
 	c := cursor{b: body}
 	a := NotifyAck{c.u64(), c.u64()}
 	return a, c.end()
+}
+
+// AppendLocate appends the device's URL on its LAN; empty: it has no address there now.
+// It fails when ParseLocate would refuse it.
+func AppendLocate(dst []byte, lan string) ([]byte, error) {
+	if err := checkLocate(lan); err != nil {
+		return dst, err
+	}
+	start := len(dst)
+	return finish(append(begin(dst, TypeLocate, 0), lan...), start), nil
+}
+
+// ParseLocate reads the body of a LOCATE: empty, or an absolute https or http URL with a
+// host and without user info (SPEC.md §4.10). It says nothing about where the URL leads.
+func ParseLocate(body []byte) (string, error) {
+	lan := string(body)
+	if err := checkLocate(lan); err != nil {
+		return "", err
+	}
+	return lan, nil
+}
+
+func checkLocate(lan string) error {
+	if lan == "" {
+		return nil
+	}
+	if len(lan) > MaxLocate {
+		return fmt.Errorf("%w: LOCATE of %d bytes, at most %d are allowed", ErrMalformed, len(lan), MaxLocate)
+	}
+	if !utf8.ValidString(lan) || strings.ContainsFunc(lan, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }) {
+		return fmt.Errorf("%w: LOCATE %q is not a URL in UTF-8", ErrMalformed, lan)
+	}
+	u, err := url.Parse(lan)
+	if err != nil {
+		if parse, ok := errors.AsType[*url.Error](err); ok {
+			err = parse.Err // without the URL, which is quoted here
+		}
+		return fmt.Errorf("%w: LOCATE %q: %w", ErrMalformed, lan, err)
+	}
+	if !strings.HasPrefix(lan, "https://") && !strings.HasPrefix(lan, "http://") || u.Hostname() == "" || u.User != nil {
+		return fmt.Errorf("%w: LOCATE %q, want https or http, a host, no user", ErrMalformed, lan)
+	}
+	return nil
 }
 
 // AppendGoAway appends g; Text is cut at maxText bytes, and an Alternate that is longer is

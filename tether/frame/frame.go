@@ -36,6 +36,7 @@ const (
 	TypeGoAway    Type = 14 // both: this connection ends, and why
 	TypeChallenge Type = 15 // relay to device: the first frame
 	TypeDescribe  Type = 16 // device to relay: the descriptor changed
+	TypeLocate    Type = 17 // device to relay: its URL on the LAN
 
 	// Critical is the first type that a peer must not skip.
 	Critical Type = 128
@@ -43,7 +44,7 @@ const (
 
 func (t Type) String() string {
 	names := [...]string{1: "HELLO", "ACCEPT", "REQUEST", "RESPONSE", "NOTIFY", "DATA", "DATA_END", "TRAILERS",
-		"RESET", "WINDOW", "PING", "PONG", "NOTIFY_ACK", "GOAWAY", "CHALLENGE", "DESCRIBE"}
+		"RESET", "WINDOW", "PING", "PONG", "NOTIFY_ACK", "GOAWAY", "CHALLENGE", "DESCRIBE", "LOCATE"}
 	if int(t) < len(names) && names[t] != "" {
 		return names[t]
 	}
@@ -52,14 +53,15 @@ func (t Type) String() string {
 
 // Limits (SPEC.md §3.3). A peer that exceeds one is in error, whatever it meant.
 const (
-	HeaderSize  = 9         // type, length, stream
-	MaxMessage  = 192 << 10 // bytes in one carrier message
-	MaxData     = 16 << 10  // bytes of body in one DATA or DATA_END
-	MaxHead     = 64 << 10  // bytes of body in one REQUEST, RESPONSE or TRAILERS
-	MaxFields   = 200       // header fields in one head
-	MaxNotify   = 32 << 10  // bytes of one notification's payload
-	MaxDescribe = 16 << 10  // bytes of a descriptor
-	MaxStream   = 1<<31 - 1 // highest stream id; then the connection is drained
+	HeaderSize  = 9          // type, length, stream
+	MaxMessage  = 192 << 10  // bytes in one carrier message
+	MaxData     = 16 << 10   // bytes of body in one DATA or DATA_END
+	MaxHead     = 64 << 10   // bytes of body in one REQUEST, RESPONSE or TRAILERS
+	MaxFields   = 200        // header fields in one head
+	MaxNotify   = 32 << 10   // bytes of one notification's payload
+	MaxDescribe = 16 << 10   // bytes of a descriptor
+	MaxLocate   = maxControl // bytes of a LOCATE's URL
+	MaxStream   = 1<<31 - 1  // highest stream id; then the connection is drained
 
 	maxControl  = 512                     // bytes of body of the fixed small frames
 	maxHello    = MaxDescribe + 4<<10     // descriptor, key, signature
@@ -123,6 +125,8 @@ func (t Type) maxBody() int {
 		return maxHello
 	case TypeDescribe:
 		return MaxDescribe
+	case TypeLocate:
+		return MaxLocate
 	case TypeAccept, TypeReset, TypeWindow, TypePing, TypePong, TypeNotifyAck, TypeGoAway, TypeChallenge:
 		return maxControl
 	}

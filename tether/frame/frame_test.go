@@ -102,6 +102,25 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What may be a device's URL on its LAN (SPEC.md §4.10) is the same for sender and reader.
+func TestLocate(t *testing.T) {
+	full := "https://h/" + strings.Repeat("a", MaxLocate-len("https://h/"))
+	for lan, good := range map[string]bool{
+		"": true, "https://192.168.1.20/": true, "http://garden.local": true, "https://[fe80::1]:8443/a?b#c": true, full: true,
+		full + "a": false, "HTTPS://h/": false, "https:h": false, "/zones": false, "h": false, "https://": false, "https://[]/": false,
+		"https://u@h/": false, "https://h:x/": false, "https://h/%zz": false, "https://h/\x00": false, "https://h/\x7f": false, "https://h/\xff": false, "data:,x": false,
+	} {
+		msg, err := AppendLocate([]byte("x"), lan)
+		got, parseErr := ParseLocate([]byte(lan))
+		if good && (got != lan || !bytes.HasSuffix(msg, []byte(lan)) || len(msg) != 1+HeaderSize+len(lan)) {
+			t.Errorf("%q: written as %x, read as %q", lan, msg, got)
+		}
+		if good != (err == nil) || good != (parseErr == nil) || !good && (!errors.Is(err, ErrMalformed) || !errors.Is(parseErr, ErrMalformed) || string(msg) != "x") {
+			t.Errorf("%q: append %v, parse %v, want good %v", lan, err, parseErr, good)
+		}
+	}
+}
+
 // The paper's format is TYPE, LENGTH, payload: a reader that knows only that skips any frame.
 func TestPaperFraming(t *testing.T) {
 	got := AppendData(nil, 0x01020304, []byte("hi"), true)

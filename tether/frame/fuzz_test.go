@@ -57,6 +57,7 @@ var codecs = map[frame.Type]codec{
 		return frame.AppendData(dst, stream, b, true)
 	}),
 	frame.TypeDescribe: bytesOf(func(dst []byte, _ uint32, b []byte) []byte { return frame.AppendDescribe(dst, b) }),
+	frame.TypeLocate:   codecOf(frame.ParseLocate, func(dst []byte, _ uint32, lan *string) ([]byte, error) { return frame.AppendLocate(dst, *lan) }),
 }
 
 // FuzzMessage: for any message,

@@ -228,6 +228,9 @@ func parsed(f frame.Frame) (object, error) {
 		return object{{name: "data", value: hex.EncodeToString(f.Body)}}, nil
 	case frame.TypeDescribe:
 		return object{{name: "info", value: hex.EncodeToString(f.Body)}}, nil
+	case frame.TypeLocate:
+		lan, err := frame.ParseLocate(f.Body)
+		return object{{name: "url", value: hex.EncodeToString([]byte(lan))}}, err
 	case frame.TypeReset, frame.TypeWindow, frame.TypePing, frame.TypePong:
 		v, err := frame.ParseUint32(f.Body)
 		name := map[frame.Type]string{frame.TypeReset: "code", frame.TypeWindow: "credit", frame.TypePing: "token", frame.TypePong: "token"}[f.Type]
@@ -299,7 +302,7 @@ func TestSpecLimits(t *testing.T) {
 			t.Errorf("SPEC.md §3.3: %s = %s, the code has %d", name, got[name], want)
 		}
 	}
-	if want := limitOf(frame.TypePing); limitOf(frame.TypeGoAway) != want || limitOf(frame.TypeChallenge) != want || limitOf(frame.TypeAccept) != want {
+	if want := limitOf(frame.TypePing); limitOf(frame.TypeGoAway) != want || limitOf(frame.TypeChallenge) != want || limitOf(frame.TypeAccept) != want || limitOf(frame.TypeLocate) != want || frame.MaxLocate != want {
 		t.Error("the small frames differ in their limits")
 	}
 }

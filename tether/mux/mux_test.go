@@ -531,7 +531,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-func TestNotifyAckDescribePing(t *testing.T) {
+func TestNotifyAckDescribeLocatePing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		acks := make(chan tether.EventID, 1)
@@ -541,6 +541,7 @@ func TestNotifyAckDescribePing(t *testing.T) {
 				got = append(got, fmt.Sprintf("%d-%d %s %s", n.Epoch, n.Seq, n.Topic, n.Payload))
 			},
 			OnDescribe: func(b []byte) { got = append(got, string(b)) },
+			OnLocate:   func(lan string) { got = append(got, lan) },
 			OnClose:    func(err error) { closed <- err },
 		}}
 		a, b := tethertest.NewPipe(0)
@@ -554,10 +555,18 @@ func TestNotifyAckDescribePing(t *testing.T) {
 		if err := device.Describe([]byte(`{}`)); err != nil {
 			t.Fatal(err)
 		}
+		if err := device.Locate("ftp://10.0.0.7/"); !errors.Is(err, frame.ErrMalformed) {
+			t.Errorf("Locate with another scheme = %v, want malformed, and nothing sent", err)
+		}
+		for _, lan := range []string{"https://10.0.0.7/", ""} {
+			if err := device.Locate(lan); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if d, err := device.Ping(bg); err != nil || d < 50*time.Millisecond || d > 60*time.Millisecond {
 			t.Errorf("Ping = %v, %v, want about 50 ms", d, err)
 		}
-		if len(got) != 41 || got[0] != "9-1 t " || got[40] != "{}" || len(got[39]) != len("9-40 t ")+39*800 {
+		if len(got) != 43 || got[0] != "9-1 t " || got[40] != "{}" || got[41] != "https://10.0.0.7/" || got[42] != "" || len(got[39]) != len("9-40 t ")+39*800 {
 			t.Errorf("%d things came", len(got))
 		}
 		if err := relay.Ack(tether.EventID{Epoch: 9, Seq: 40}); err != nil {
@@ -664,6 +673,9 @@ func TestHostilePeers(t *testing.T) {
 		"response from the relay":   {false, [][]byte{req(1), res(1, ok)}},
 		"notify from the relay":     {false, [][]byte{mustNotify()}},
 		"describe from the relay":   {false, [][]byte{frame.AppendDescribe(nil, nil)}},
+		"locate from the relay":     {false, [][]byte{{17, 0, 0, 0, 4, 0, 0, 0, 0}}},
+		"locate on a stream":        {true, [][]byte{{17, 0, 0, 0, 4, 0, 0, 0, 1}}},
+		"locate that is no URL":     {true, [][]byte{{17, 0, 0, 0, 5, 0, 0, 0, 0, 'h'}}},
 		"data on an id not opened":  {false, [][]byte{big}},
 		"reset on an id not opened": {false, [][]byte{frame.AppendReset(nil, 4, 1)}},
 	} {

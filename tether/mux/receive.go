@@ -65,7 +65,7 @@ func (s *Session) frame(f frame.Frame, now time.Time) error {
 		}
 	}
 	switch f.Type {
-	case frame.TypePing, frame.TypePong, frame.TypeNotify, frame.TypeNotifyAck, frame.TypeGoAway, frame.TypeDescribe,
+	case frame.TypePing, frame.TypePong, frame.TypeNotify, frame.TypeNotifyAck, frame.TypeGoAway, frame.TypeDescribe, frame.TypeLocate,
 		frame.TypeHello, frame.TypeAccept, frame.TypeChallenge:
 		if f.Stream != 0 {
 			return protocolError("%v on stream %d", f.Type, f.Stream)
@@ -137,6 +137,16 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 			return protocolError("DESCRIBE from the relay")
 		case s.handlers.OnDescribe != nil:
 			s.handlers.OnDescribe(f.Body)
+		}
+	case frame.TypeLocate:
+		lan, err := frame.ParseLocate(f.Body)
+		switch {
+		case err != nil:
+			return err
+		case !s.relay:
+			return protocolError("LOCATE from the relay")
+		case s.handlers.OnLocate != nil:
+			s.handlers.OnLocate(lan)
 		}
 	case frame.TypeGoAway:
 		g, err := frame.ParseGoAway(f.Body)

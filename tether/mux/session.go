@@ -32,6 +32,7 @@ type Carrier interface {
 type Handlers struct {
 	OnNotify   func(frame.Notify)   // relay
 	OnDescribe func(json []byte)    // relay
+	OnLocate   func(lan string)     // relay; a checked URL, empty: no address on a LAN now
 	OnAck      func(tether.EventID) // device
 	OnGoAway   func(frame.GoAway)
 	OnClose    func(error) // last of all; every stream has ended
@@ -443,6 +444,18 @@ func (s *Session) Describe(json []byte) error {
 	}
 	m := newMessage()
 	m.b = frame.AppendDescribe(m.b, json)
+	return s.send(m)
+}
+
+// Locate tells the device's URL on its LAN, empty: it has no address there now (device).
+// A URL that SPEC.md §4.10 does not allow is not sent: frame.ErrMalformed.
+func (s *Session) Locate(lan string) error {
+	m := newMessage()
+	var err error
+	if m.b, err = frame.AppendLocate(m.b, lan); err != nil {
+		m.free()
+		return err
+	}
 	return s.send(m)
 }
 

@@ -1,5 +1,5 @@
 /* Reads frames.txt from standard input and checks that each message gets its class, as a
- * device written in C would. SPEC.md sections 3 and 5.7 in a hundred lines: no memory is
+ * device written in C would. SPEC.md sections 3, 4.10 and 5.7 in a hundred lines: no memory is
  * allocated, every length is checked before it is used.
  *
  *   cc -std=c99 -o frames frames.c && ./frames < frames.txt */
@@ -31,8 +31,9 @@ static const struct { const char *layout; uint32_t max; } types[] = {
 	{"2444ss", SMALL},       /* GOAWAY */
 	{"n8s1t", SMALL},        /* CHALLENGE */
 	{"r", 16384},            /* DESCRIBE */
+	{"r", SMALL},            /* LOCATE */
 };
-enum { HELLO = 1, REQUEST = 3, RESPONSE = 4, TYPES = sizeof types / sizeof types[0] };
+enum { HELLO = 1, REQUEST = 3, RESPONSE = 4, LOCATE = 17, TYPES = sizeof types / sizeof types[0] };
 
 struct cursor { const uint8_t *p, *end; int bad; };
 struct text { const uint8_t *p; uint32_t n; };
@@ -82,6 +83,29 @@ static int field_value(struct text t) {
 	return t.n == 0 || (t.p[0] != ' ' && t.p[0] != '\t' && t.p[t.n - 1] != ' ' && t.p[t.n - 1] != '\t');
 }
 
+static int plain(struct text t) { /* UTF-8 without spaces and control characters */
+	static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+	for (uint32_t i = 0; i < t.n;) {
+		uint32_t v = t.p[i++], more = v < 0x80 ? 0 : v < 0xe0 ? 1 : v < 0xf0 ? 2 : 3;
+		if ((v >= 0x80 && v < 0xc2) || v > 0xf4 || more > t.n - i) return 0;
+		if (more > 0) v &= 0x3fu >> more;
+		for (uint32_t n = more; n > 0; n--, i++) {
+			if ((t.p[i] & 0xc0) != 0x80) return 0;
+			v = v << 6 | (t.p[i] & 0x3f);
+		}
+		if (v < least[more] || v > 0x10ffff || (v >= 0xd800 && v <= 0xdfff) || v <= ' ' || (v >= 0x7f && v <= 0x9f)) return 0;
+	}
+	return 1;
+}
+
+static int lan_url(struct text t) { /* nothing, or http or https with a host and without a user */
+	uint32_t i = t.n >= 8 && memcmp(t.p, "https://", 8) == 0 ? 8 : t.n >= 7 && memcmp(t.p, "http://", 7) == 0 ? 7 : 0, host = i;
+	if (t.n == 0) return 1;
+	if (i == 0 || i == t.n || t.p[i] == ':') return 0;
+	for (; i < t.n && t.p[i] != '/' && t.p[i] != '?' && t.p[i] != '#'; i++) if (t.p[i] == '@') return 0;
+	return i > host && plain(t);
+}
+
 static enum result fields(struct cursor *c) {
 	uint32_t n = num(c, 2);
 	if (!c->bad && n > MAX_FIELDS) return HEAD;
@@ -95,7 +119,7 @@ static enum result fields(struct cursor *c) {
 static enum result body(int type, const uint8_t *p, uint32_t n) {
 	struct cursor c = {p, p + n, 0};
 	struct text texts[3] = {{0, 0}, {0, 0}, {0, 0}}; /* the last three str16: path, authority, client; or signature, info */
-	struct text method = {0, 0};
+	struct text method = {0, 0}, rest = {0, 0};
 	uint32_t two = 0, flags = n > 0 ? p[0] : 0;
 	enum result r = OK;
 	for (const char *k = types[type].layout; *k && r == OK; k++) {
@@ -108,7 +132,7 @@ static enum result body(int type, const uint8_t *p, uint32_t n) {
 		case 'n': take(&c, 32); break;
 		case 's': method = take(&c, num(&c, 1)); break;
 		case 'l': texts[0] = texts[1]; texts[1] = texts[2]; texts[2] = take(&c, num(&c, 2)); break;
-		case 'r': take(&c, (uint32_t)(c.end - c.p)); break;
+		case 'r': rest = take(&c, (uint32_t)(c.end - c.p)); break;
 		case 'f': r = fields(&c); break;
 		case 't':
 			while (c.p < c.end && !c.bad) {
@@ -123,6 +147,7 @@ static enum result body(int type, const uint8_t *p, uint32_t n) {
 	if (r != OK) return r;
 	if (c.p < c.end) return MALFORMED;
 	if (type == HELLO && (texts[1].n > SMALL || texts[2].n > 16384)) return MALFORMED;
+	if (type == LOCATE && !lan_url(rest)) return MALFORMED;
 	if (type == REQUEST) {
 		struct text path = texts[0];
 		int star = path.n == 1 && path.p[0] == '*', slash = path.n > 0 && path.p[0] == '/';

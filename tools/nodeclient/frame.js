@@ -4,6 +4,7 @@
 export const TYPE = {
   HELLO: 1, ACCEPT: 2, REQUEST: 3, RESPONSE: 4, NOTIFY: 5, DATA: 6, DATA_END: 7, TRAILERS: 8,
   RESET: 9, WINDOW: 10, PING: 11, PONG: 12, NOTIFY_ACK: 13, GOAWAY: 14, CHALLENGE: 15, DESCRIBE: 16,
+  LOCATE: 17,
 };
 export const CRITICAL = 128; // the first type that must not be skipped
 export const END = 1; // flag of REQUEST and RESPONSE
@@ -52,6 +53,7 @@ const LAYOUT = {
   [TYPE.NOTIFY_ACK]: { epoch: 'u64', seq: 'u64' },
   [TYPE.GOAWAY]: { code: 'u16', last_stream: 'u32', retry_after: 'u32', spread: 'u32', alternate: 'str8', text: 'str8' },
   [TYPE.DESCRIBE]: { info: 'rest' },
+  [TYPE.LOCATE]: { url: 'rest' },
 };
 
 /** maxBody is the most bytes that may follow the stream id (SPEC.md §3.3). */
@@ -164,6 +166,18 @@ function checkField(name, value) {
   if (BAD_VALUE.test(value)) throw badHead(`value of field ${name}`);
 }
 
+// A device's URL on its LAN (SPEC.md §4.10): a host, no user, no space, no control character.
+const LAN_URL = /^https?:\/\/(?=[^/?#:])(?![^/?#]*@)[^\x00-\x20\x7f-\x9f]*$/;
+
+function isLanURL(bytes) {
+  if (bytes.length === 0) return true; // no address on a LAN now
+  try {
+    return LAN_URL.test(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
+  } catch {
+    return false; // not UTF-8
+  }
+}
+
 /** check holds what SPEC.md says of single values. */
 function check(type, f) {
   switch (type) {
@@ -177,6 +191,9 @@ function check(type, f) {
       break;
     case TYPE.NOTIFY:
       if (f.payload.length > MAX_NOTIFY) throw malformed('payload');
+      break;
+    case TYPE.LOCATE:
+      if (!isLanURL(f.url)) throw malformed('url');
       break;
     case TYPE.HELLO:
       if (f.signature.length > MAX_SMALL || Buffer.byteLength(f.info) > MAX_DESCRIBE) throw malformed('HELLO part over its limit');
