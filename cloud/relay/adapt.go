@@ -36,6 +36,8 @@ func (a nodes) Forward(w http.ResponseWriter, r *http.Request, id tether.DeviceI
 
 func (a nodes) Seen(id tether.DeviceID) (time.Time, bool) { return a.n.Seen(id) }
 
+func (a nodes) LAN(id tether.DeviceID) string { return a.n.LAN(id) }
+
 func (a nodes) Probe(ctx context.Context, id tether.DeviceID) (front.Probe, error) {
 	p, err := a.n.Probe(ctx, id)
 	if errors.Is(err, devnode.ErrOffline) {

@@ -62,6 +62,7 @@ type Gateway struct {
 
 	listeners *sse.Limiter
 	parts     states
+	location  location
 	ready     chan struct{} // closed once the listeners are bound
 	stopping  chan struct{} // closed when Run is told to stop: streams end
 
@@ -304,6 +305,7 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return g.watcher.Run(ctx) })
 	g.discover(ctx, group)
 	if g.uplink != nil {
+		group.Go(func() error { g.locate(ctx); return nil })
 		group.Go(func() error { return g.uplink.Run(ctx) })
 	}
 	close(g.ready)

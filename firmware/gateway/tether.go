@@ -57,6 +57,8 @@ func (g *Gateway) openUplink() error {
 			return d.Raw
 		},
 		InfoChanged: g.watcher.Changed,
+		LAN:         g.location.URL,
+		LANChanged:  g.location.Changed,
 		StopWait:    g.cfg.StopWait,
 		Logger:      g.log,
 	})

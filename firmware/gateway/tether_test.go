@@ -32,6 +32,7 @@ type smallRelay struct {
 	last   *mux.Session
 	opened int
 	infos  []string
+	lan    string
 	events []frame.Notify
 }
 
@@ -85,6 +86,11 @@ func (r *smallRelay) open(s *mux.Session, p *session.Peer) mux.Handlers {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.infos = append(r.infos, string(b))
+		},
+		OnLocate: func(lan string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.lan = lan
 		},
 	}
 }
@@ -149,6 +155,12 @@ func TestTether(t *testing.T) {
 		relay.mu.Lock()
 		defer relay.mu.Unlock()
 		return strings.Contains(relay.infos[len(relay.infos)-1], `"color":"green"`)
+	})
+
+	g.until(t, "relay has the LAN address", func(Status) bool {
+		relay.mu.Lock()
+		defer relay.mu.Unlock()
+		return relay.lan == g.URL() // the test's gateway listens on loopback alone
 	})
 
 	// A request to the service, with the client's address as the relay says and its id.

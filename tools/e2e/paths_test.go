@@ -255,20 +255,30 @@ func TestRelayNeedsToken(t *testing.T) {
 	}
 }
 
-// The list says who is online, and both ways to reach each device work.
+// The list says who is online and where it is on its LAN, and all ways to reach each device work.
 func TestDevicesList(t *testing.T) {
 	s := newStack(t)
 	var list struct {
 		Devices []struct {
-			ID, Name, URL, HostURL string
-			Online                 bool
+			ID, Name, URL, HostURL, LANURL string
+			Online                         bool
 		}
 	}
-	s.getJSON(s.relayURL("/v1/devices/list"), &list)
+	eventually(t, "the list tells the LAN address", func() error { // it follows the handshake
+		list.Devices = nil
+		s.getJSON(s.relayURL("/v1/devices/list"), &list)
+		if len(list.Devices) == 1 && list.Devices[0].LANURL == s.lan("/") {
+			return nil
+		}
+		return fmt.Errorf("list = %+v, want lanUrl %s", list, s.lan("/"))
+	})
 	if len(list.Devices) != 1 || list.Devices[0].ID != s.device || !list.Devices[0].Online || list.Devices[0].Name == "" {
 		t.Fatalf("list = %+v, want the one device, online, with its name", list)
 	}
 	d := list.Devices[0]
+	if _, _, err := s.get(d.LANURL + "zones/1"); err != nil {
+		t.Errorf("by LAN address: %v", err)
+	}
 	if !strings.Contains(d.URL, "/d/"+s.device) || !strings.Contains(d.HostURL, ".localhost") {
 		t.Errorf("urls = %q, %q", d.URL, d.HostURL)
 	}

@@ -24,13 +24,14 @@ type conn struct {
 	node    *Node
 	id      tether.DeviceID
 	session *mux.Session
-	key     [8]byte       // begin of the key's hash: tells whether the list changed it
-	epoch   uint64        // of the directory
-	opened  int64         // unix nanoseconds
-	flaps   uint8         // how often in a row a connection of this device was replaced soon
-	leaving atomic.Bool   // the device said GOAWAY: no new requests
-	asked   time.Duration // on the sweep's clock, when it sent a PING; 0: not. Only the sweep uses it
-	heard   int64         // LastSeen at that moment, unix nanoseconds
+	key     [8]byte                // begin of the key's hash: tells whether the list changed it
+	epoch   uint64                 // of the directory
+	opened  int64                  // unix nanoseconds
+	flaps   uint8                  // how often in a row a connection of this device was replaced soon
+	lan     atomic.Pointer[string] // URL on its LAN as the device says; nil: none
+	leaving atomic.Bool            // the device said GOAWAY: no new requests
+	asked   time.Duration          // on the sweep's clock, when it sent a PING; 0: not. Only the sweep uses it
+	heard   int64                  // LastSeen at that moment, unix nanoseconds
 
 	unstored atomic.Int32 // events handed to the store
 
@@ -76,7 +77,7 @@ func (n *Node) open(s *mux.Session, id tether.DeviceID, key [8]byte, info []byte
 	if len(info) > 0 {
 		c.describe(info)
 	}
-	return mux.Handlers{OnNotify: c.notify, OnDescribe: c.describe, OnGoAway: c.goAway, OnClose: c.closed}
+	return mux.Handlers{OnNotify: c.notify, OnDescribe: c.describe, OnLocate: c.locate, OnGoAway: c.goAway, OnClose: c.closed}
 }
 
 // replaced tells an older connection that a newer one took over; what runs on it ends in
@@ -129,6 +130,15 @@ func (c *conn) describe(raw []byte) {
 	if err := c.node.cfg.Store.Describe(c.id, d.Name, bytes.Clone(raw)); err != nil {
 		c.node.log.Error("keep descriptor", "device", c.id, "err", err)
 	}
+}
+
+// locate keeps where the device is on its LAN, for as long as this connection lives.
+func (c *conn) locate(lan string) {
+	if lan == "" {
+		c.lan.Store(nil)
+		return
+	}
+	c.lan.Store(&lan)
 }
 
 // notify hands an event to the store. A store that takes no more means that this

@@ -198,6 +198,19 @@ func (n *Node) Seen(id tether.DeviceID) (last time.Time, online bool) {
 	return c.session.LastSeen(), !c.leaving.Load()
 }
 
+// LAN is the device's URL on its own network as it says itself (SPEC.md §4.10); empty while
+// it is offline, or if it told none. Nobody here connects to it.
+func (n *Node) LAN(id tether.DeviceID) string {
+	c := n.lookup(id)
+	if c == nil || c.leaving.Load() {
+		return ""
+	}
+	if lan := c.lan.Load(); lan != nil {
+		return *lan
+	}
+	return ""
+}
+
 // Forward answers r through the newest tether of the device. ErrOffline, or an
 // *exchange.Error: nothing was written to w. A request whose tether ended before it went
 // out is tried on the one that took over.

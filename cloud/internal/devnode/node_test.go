@@ -251,6 +251,42 @@ func TestOnlineIsTheTruth(t *testing.T) {
 	})
 }
 
+// Where a device is on its LAN is known while its newest tether is open, and no longer.
+func TestLAN(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, n *Node, _ *memory, _ *list) {
+		want := func(when, lan string) {
+			t.Helper()
+			synctest.Wait()
+			if got := n.LAN(dev); got != lan {
+				t.Errorf("%s: %q, want %q", when, got, lan)
+			}
+		}
+		tell := func(e *end, lan string) {
+			t.Helper()
+			if err := e.Locate(lan); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want("before it came", "")
+		e := join(n, dev, "k", http.HandlerFunc(ok))
+		want("not told", "")
+		tell(e, "https://10.0.0.7/")
+		want("told", "https://10.0.0.7/")
+		tell(e, "https://10.0.0.8/")
+		want("moved", "https://10.0.0.8/")
+		tell(e, "")
+		want("taken back", "")
+		tell(e, "https://10.0.0.8/")
+		newer := join(n, dev, "k", http.HandlerFunc(ok))
+		want("a newer tether that told nothing", "")
+		tell(newer, "https://10.0.0.9/")
+		newer.GoAway(frame.GoAway{})
+		want("after its goodbye", "")
+		newer.Close(closeGoing, "bye")
+		want("offline", "")
+	})
+}
+
 // A device whose own PINGs are late (or a clock that jumped) is asked, not ended.
 func TestSilentDeviceIsAskedFirst(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, n *Node, _ *memory, _ *list) {

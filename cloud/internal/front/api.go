@@ -75,6 +75,7 @@ type entry struct {
 	Online  bool            `json:"online"` // its end answered recently
 	URL     string          `json:"url"`
 	HostURL string          `json:"hostUrl,omitempty"` // absent where the relay has no domain name
+	LANURL  string          `json:"lanUrl,omitempty"`  // on its own network, as the device says; absent while offline or not told
 	Since   *time.Time      `json:"since,omitempty"`   // online or offline since
 	Seen    *time.Time      `json:"seen,omitempty"`    // last heard of, while a tether is open
 }
@@ -130,7 +131,9 @@ func (f *Front) entry(d Device, b base) entry {
 		e.HostURL = b.scheme + "://" + d.ID.Label() + "." + b.domain + "/"
 	}
 	last, online := f.cfg.Nodes.Seen(d.ID)
-	e.Online = online
+	if e.Online = online; online {
+		e.LANURL = f.cfg.Nodes.LAN(d.ID)
+	}
 	if !d.Since.IsZero() {
 		since := d.Since.UTC().Truncate(time.Second)
 		e.Since = &since

@@ -58,6 +58,9 @@ type Nodes interface {
 	// Seen is when something was last heard from the device's own end, and whether that
 	// is recent enough to call it online.
 	Seen(id tether.DeviceID) (last time.Time, online bool)
+	// LAN is the device's URL on its own network, as it says itself; empty: not known,
+	// or it is offline.
+	LAN(id tether.DeviceID) string
 	// Probe asks the device's end and the REST service behind it, in bounded time.
 	Probe(ctx context.Context, id tether.DeviceID) (Probe, error)
 }

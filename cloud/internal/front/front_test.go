@@ -41,6 +41,7 @@ type world struct {
 	devices map[tether.DeviceID]Device
 	log     *sse.Ring
 	online  bool
+	lan     string
 }
 
 func newWorld() *world {
@@ -67,6 +68,8 @@ func (w *world) Seen(tether.DeviceID) (time.Time, bool) {
 	}
 	return since.Add(time.Hour), true
 }
+
+func (w *world) LAN(tether.DeviceID) string { return w.lan }
 
 func (w *world) Probe(context.Context, tether.DeviceID) (Probe, error) {
 	if !w.online {
@@ -335,6 +338,29 @@ func TestList(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got.Devices[0], want) {
 			t.Errorf("%s: %v, want %v", c.name, got.Devices[0], want)
+		}
+	}
+	for _, c := range []struct {
+		lan    string
+		online bool
+		want   any
+	}{
+		{"https://10.0.0.7/?a&b", true, "https://10.0.0.7/?a&b"},
+		{"", true, nil},
+		{"https://10.0.0.7/", false, nil}, // it went between the two questions
+	} {
+		w := newWorld()
+		w.lan, w.online = c.lan, c.online
+		var list struct{ Devices []map[string]any }
+		var one map[string]any
+		if err := json.Unmarshal(ask(w.front(nil), "GET", "/v1/devices/list", nil).Body.Bytes(), &list); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(ask(w.front(nil), "GET", "/v1/devices/"+string(dev), nil).Body.Bytes(), &one); err != nil {
+			t.Fatal(err)
+		}
+		if len(list.Devices) != 1 || list.Devices[0]["lanUrl"] != c.want || one["lanUrl"] != c.want {
+			t.Errorf("LAN URL %q, online %v: list %v, device %v, want lanUrl %v", c.lan, c.online, list.Devices, one, c.want)
 		}
 	}
 	w := newWorld() // more than one page

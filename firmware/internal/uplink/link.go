@@ -100,6 +100,7 @@ func (l *link) serve(ctx context.Context) (g frame.GoAway, moved bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	l.feeders.Go(func() { l.sendNotifications(ctx) })
 	l.feeders.Go(func() { l.sendDescriptor(ctx) })
+	l.feeders.Go(func() { l.sendLocation(ctx) })
 	defer cancel()
 	select {
 	case <-ctx.Done():
@@ -160,6 +161,38 @@ func (l *link) sendDescriptor(ctx context.Context) {
 			if err := l.session.Describe(info); err != nil {
 				l.up.log.Debug("descriptor not sent", "err", err)
 			}
+		}
+	}
+}
+
+// sendLocation tells the relay where the device is on its LAN, and of every change
+// (SPEC.md §4.10). A relay that was told nothing assumes no address.
+func (l *link) sendLocation(ctx context.Context) {
+	cfg := &l.up.cfg
+	if cfg.LAN == nil {
+		return
+	}
+	told := ""
+	for {
+		var changed <-chan struct{}
+		if cfg.LANChanged != nil {
+			changed = cfg.LANChanged() // before LAN, so that nothing falls between
+		}
+		if lan := cfg.LAN(); lan != told {
+			if err := l.session.Locate(lan); err != nil {
+				l.up.log.Debug("LAN address not sent", "err", err)
+			}
+			told = lan
+		}
+		if changed == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.session.Done():
+			return
+		case <-changed:
 		}
 	}
 }

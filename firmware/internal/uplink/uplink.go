@@ -1,7 +1,7 @@
 // Package uplink keeps one tether to one of the device's relays, for ever: it chooses the
 // relay and the address, waits between attempts so that a fleet never comes back as a herd
 // (SPEC.md, "Reconnect"), moves to another session when the relay drains, and hands
-// notifications and descriptor changes to the session. It never ends by itself and nothing
+// notifications, descriptor changes and the LAN address to the session. It never ends by itself and nothing
 // on the LAN waits for it. The session itself is package tether/session's; dial.go joins
 // the two.
 package uplink
@@ -50,6 +50,7 @@ type Session interface {
 	Err() error
 	Notify(n frame.Notify) error
 	Describe(json []byte) error
+	Locate(lan string) error
 	// Drain sends g, waits until no request is being answered or ctx is done, and closes.
 	Drain(ctx context.Context, g frame.GoAway)
 	// Close ends the session at once with a WebSocket close code; Done tells when it has.
@@ -116,6 +117,8 @@ type Config struct {
 	Journal     Journal                // nil: no notifications
 	Info        func() []byte          // descriptor JSON, nil result: not known yet; nil: none
 	InfoChanged func() <-chan struct{} // closed at the next change after the call
+	LAN         func() string          // the device's URL on its LAN, empty: no address there now; nil: never told
+	LANChanged  func() <-chan struct{} // closed at the next change after the call; nil: LAN never changes
 
 	// StopWait is how long requests in flight may go on when Run is told to stop. Default 10 s.
 	StopWait time.Duration

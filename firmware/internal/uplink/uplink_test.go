@@ -30,6 +30,7 @@ type fakeSession struct {
 	streams   int
 	notified  []frame.Notify
 	described []string
+	located   []string
 	goAways   []frame.GoAway
 	closed    string
 }
@@ -53,6 +54,17 @@ func (s *fakeSession) Describe(b []byte) error {
 	defer s.mu.Unlock()
 	s.described = append(s.described, string(b))
 	return nil
+}
+func (s *fakeSession) Locate(lan string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.located = append(s.located, lan)
+	return nil
+}
+func (s *fakeSession) places() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.located)
 }
 func (s *fakeSession) Drain(ctx context.Context, g frame.GoAway) {
 	s.mu.Lock()
@@ -654,6 +666,54 @@ func FuzzAlternateURL(f *testing.F) {
 		u := alternateURL(&url.URL{Scheme: "wss", Host: "a.example", Path: "/p"}, host)
 		if u != nil && (u.Scheme != "wss" || u.Hostname() == "" || u.User != nil || u.Path != "/p" || u.RawQuery != "") {
 			t.Errorf("alternate %q gives %v", host, u)
+		}
+	})
+}
+
+func TestLocate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		lan, changed := "", make(chan struct{})
+		set := func(s string) {
+			mu.Lock()
+			lan = s
+			close(changed)
+			changed = make(chan struct{})
+			mu.Unlock()
+			synctest.Wait()
+		}
+		r := &fakeRelay{answer: up}
+		start(t, r, func(c *Config) {
+			c.LAN = func() string { mu.Lock(); defer mu.Unlock(); return lan }
+			c.LANChanged = func() <-chan struct{} { mu.Lock(); defer mu.Unlock(); return changed }
+		})
+		synctest.Wait()
+		if got := r.session(0).places(); len(got) != 0 {
+			t.Errorf("without an address the relay is told %q, want nothing", got)
+		}
+		for _, s := range []string{"https://10.0.0.7/", "https://10.0.0.7/", "", "https://10.0.0.9/"} {
+			set(s)
+		}
+		want := []string{"https://10.0.0.7/", "", "https://10.0.0.9/"}
+		if got := r.session(0).places(); !slices.Equal(got, want) {
+			t.Errorf("the relay is told %q, want %q", got, want)
+		}
+		r.session(0).lose(errors.New("cut"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := r.session(1).places(); !slices.Equal(got, want[2:]) {
+			t.Errorf("the next session is told %q, want %q", got, want[2:])
+		}
+	})
+}
+
+func TestLocateOnceWithoutChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeRelay{answer: up}
+		start(t, r, func(c *Config) { c.LAN = func() string { return "https://10.0.0.7/" } })
+		synctest.Wait()
+		if got := r.session(0).places(); !slices.Equal(got, []string{"https://10.0.0.7/"}) {
+			t.Errorf("the relay is told %q", got)
 		}
 	})
 }
