@@ -590,8 +590,8 @@ func TestDrainFailsNoRequest(t *testing.T) {
 		defer resp.Body.Close()
 		return resp.StatusCode == 503
 	})
-	if g := <-d.away; g.Code != frame.GoAwayDrain || g.Spread == 0 {
-		t.Errorf("the device is told %+v, want drain with a spread", g)
+	if g := <-d.away; g.Code != frame.GoAwayDrain || g.Spread != 0 {
+		t.Errorf("the device is told %+v, want drain, and no wait for one device", g)
 	}
 	io.ReadAll(ours) // both end although requests still run
 	io.ReadAll(theirs.Body)

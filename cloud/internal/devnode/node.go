@@ -176,8 +176,12 @@ func (n *Node) online() int {
 // spread is how long the reconnects of all devices shall take: as long as their
 // handshakes keep this machine half busy, at least ten seconds (SPEC.md §4.8).
 func spread(devices, cores int) time.Duration {
-	d := time.Duration(devices) * handshakeCost / time.Duration(cores)
-	return min(max(d, minSpread), math.MaxUint16*time.Second).Round(time.Second)
+	return min(max(handshakes(devices, cores), minSpread), math.MaxUint16*time.Second).Round(time.Second)
+}
+
+// handshakes is how long so many of them take at half of this machine.
+func handshakes(devices, cores int) time.Duration {
+	return time.Duration(devices) * handshakeCost / time.Duration(cores)
 }
 
 func (n *Node) spread() time.Duration { return spread(n.online(), runtime.GOMAXPROCS(0)) }

@@ -437,8 +437,8 @@ func TestDrain(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		for _, e := range append(idle, busy) {
-			if g := <-e.away; g.Code != frame.GoAwayDrain || g.Spread < 10000 {
-				t.Fatalf("told %+v, want drain with a spread", g)
+			if g := <-e.away; g.Code != frame.GoAwayDrain || g.Spread != 0 {
+				t.Fatalf("told %+v, want drain, and no wait for so few devices", g)
 			}
 		}
 		if _, err := get(n, "/late"); err == nil {

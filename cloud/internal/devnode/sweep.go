@@ -3,6 +3,8 @@ package devnode
 import (
 	"bytes"
 	"context"
+	"math"
+	"runtime"
 	"sync"
 	"time"
 
@@ -108,7 +110,10 @@ func (n *Node) checkList() {
 func (n *Node) Drain(ctx context.Context, over time.Duration) {
 	n.draining.Store(true)
 	list := n.all()
-	g := frame.GoAway{Code: frame.GoAwayDrain, Spread: uint32(n.spread().Milliseconds()), Text: "the relay stops"}
+	// Telling them is spread already: a device that has nothing under way is offline until it
+	// is back, so it waits only for what that leaves over.
+	rest := max(0, handshakes(len(list), runtime.GOMAXPROCS(0))-over)
+	g := frame.GoAway{Code: frame.GoAwayDrain, Spread: uint32(min(rest.Milliseconds(), math.MaxUint32)), Text: "the relay stops"}
 	const parts = 20
 	var wg sync.WaitGroup
 	for i := range parts {
