@@ -27,7 +27,7 @@ linux-amd64 amd64 GOAMD64=v1'
 
 # The gateway shares 16 MB of flash with OpenWrt, compressed to less than a third.
 limit_name=cloudrestd-linux-mipsle
-limit_bytes=10400000
+limit_bytes=10200000
 
 usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
 
@@ -70,8 +70,17 @@ VERSION=${VERSION:-unversioned}
 info=github.com/cloudrest/cloudrest/tether/buildinfo
 ldflags="-s -w -buildid= -X $info.version=$VERSION -X $info.commit=$commit -X $info.seconds=$seconds"
 
+# Routers have little flash: there, code that no request passes through is not inlined.
+# Saves 260 KB of cloudrestd.
+cold="github.com/miekg/dns github.com/grandcat/... golang.org/x/net/... crypto/x509 encoding/... log/slog compress/... math/big
+	vendor/golang.org/x/net/... vendor/golang.org/x/text/..."
+
 compile() { # output, package
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$1" "$2"
+	output=$1
+	package=$2
+	set --
+	case ${GOARCH:-} in mips*) for c in $cold; do set -- "$@" "-gcflags=$c=-l"; done ;; esac
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" "$@" -o "$output" "$package"
 }
 
 if [ $mode = host ]; then
