@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -75,18 +73,7 @@ func Open(c Config) (*Store, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
-	if c.VolatileDir == "" {
-		c.VolatileDir = filepath.Join(os.TempDir(), fmt.Sprintf("cloudrest-%d", os.Geteuid()))
-	}
-	if c.SnapshotEvery == 0 {
-		c.SnapshotEvery = MinSnapshotEvery
-	}
-	if c.LockWait == 0 {
-		c.LockWait = DefaultLockWait
-	}
-	if c.open == nil {
-		c.open = bbolt.Open
-	}
+	c.fill()
 	s := &Store{cfg: c, log: c.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -103,6 +90,22 @@ func Open(c Config) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// fill puts defaults in.
+func (c *Config) fill() {
+	if c.VolatileDir == "" {
+		c.VolatileDir = filepath.Join(os.TempDir(), fmt.Sprintf("cloudrest-%d", os.Geteuid()))
+	}
+	if c.SnapshotEvery == 0 {
+		c.SnapshotEvery = MinSnapshotEvery
+	}
+	if c.LockWait == 0 {
+		c.LockWait = DefaultLockWait
+	}
+	if c.open == nil {
+		c.open = bbolt.Open
+	}
 }
 
 // open finds out where the database can be.
@@ -199,13 +202,11 @@ func (s *Store) openVolatile() error {
 	if err := ownDir(s.cfg.VolatileDir); err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(s.cfg.Dir)
+	path, err := s.cfg.volatilePath()
 	if err != nil {
-		return fmt.Errorf("find state directory: %w", err)
+		return err
 	}
-	// Two daemons with two state directories must not share a database.
-	sum := sha256.Sum256([]byte(dir))
-	s.path, s.volatile = filepath.Join(s.cfg.VolatileDir, "state-"+hex.EncodeToString(sum[:4])+".db"), true
+	s.path, s.volatile = path, true
 	s.db, err = s.openAt(s.path)
 	return err
 }
