@@ -33,8 +33,10 @@ const (
 
 // TLV types. Unknown ones are skipped.
 const (
-	TLVPublicKey uint8 = 1 // HELLO: SubjectPublicKeyInfo, DER
-	TLVDropped   uint8 = 2 // HELLO: u64, notifications the journal had to drop
+	TLVPublicKey  uint8 = 1 // HELLO: SubjectPublicKeyInfo, DER
+	TLVDropped    uint8 = 2 // HELLO: u64, notifications the journal had to drop
+	TLVChain      uint8 = 3 // HELLO: n x (u16 length, certificate in DER), the device's own first
+	TLVGeneration uint8 = 4 // HELLO: u32, rises with each factory reset
 )
 
 // Challenge is the relay's first frame (SPEC.md §4.1).
@@ -60,6 +62,11 @@ type Hello struct {
 	Info      []byte // descriptor JSON, at most MaxDescribe bytes; empty: not known yet
 	PublicKey []byte // TLV: SubjectPublicKeyInfo, DER; needed for trust on first use
 	Dropped   uint64 // TLV: notifications the journal dropped since the last accepted HELLO
+	// Chain is the device's certificate and those above it, DER, the device's own first;
+	// none is empty, and at most MaxChain bytes with two more for each. TLV; nil: it has none.
+	Chain [][]byte
+	// Generation counts the device's owners: a factory reset raises it. TLV; 0: not told.
+	Generation uint32
 }
 
 // Accept is the relay's answer to a good HELLO (SPEC.md §4.3).
@@ -122,6 +129,10 @@ func AppendHello(dst []byte, h *Hello) ([]byte, error) {
 	if len(h.Device) > 0xff || len(h.KeyID) > 0xff || len(h.Signature) > maxControl || len(h.Info) > MaxDescribe || len(h.PublicKey) > maxControl {
 		return dst, fmt.Errorf("%w: HELLO with a part over its limit", ErrMalformed)
 	}
+	chain, err := appendChain(nil, h.Chain)
+	if err != nil {
+		return dst, err
+	}
 	b := append(begin(dst, TypeHello, 0), h.Version)
 	b = appendStr8(b, h.Device)
 	b = append(b, h.Auth)
@@ -139,7 +150,43 @@ func AppendHello(dst []byte, h *Hello) ([]byte, error) {
 	if h.Dropped > 0 {
 		b = appendTLV(b, TLVDropped, binary.BigEndian.AppendUint64(nil, h.Dropped))
 	}
+	if len(chain) > 0 {
+		b = appendTLV(b, TLVChain, chain)
+	}
+	if h.Generation > 0 {
+		b = appendTLV(b, TLVGeneration, binary.BigEndian.AppendUint32(nil, h.Generation))
+	}
+	if n := len(b) - start - HeaderSize; n > maxHello {
+		return dst, fmt.Errorf("%w: HELLO of %d bytes, at most %d are allowed", ErrMalformed, n, maxHello)
+	}
 	return finish(b, start), nil
+}
+
+// appendChain appends the value of TLVChain; nothing for an empty chain.
+func appendChain(dst []byte, chain [][]byte) ([]byte, error) {
+	start := len(dst)
+	for _, der := range chain {
+		if len(der) == 0 || len(dst)-start+2+len(der) > MaxChain {
+			return dst[:start], fmt.Errorf("%w: HELLO with an empty certificate, or more than %d bytes of them", ErrMalformed, MaxChain)
+		}
+		dst = append(binary.BigEndian.AppendUint16(dst, uint16(len(der))), der...)
+	}
+	return dst, nil
+}
+
+// parseChain reads the value of TLVChain; nil when it is not one.
+func parseChain(v []byte) (chain [][]byte) {
+	if len(v) > MaxChain {
+		return nil
+	}
+	for c := (cursor{b: v}); len(c.b) > 0; {
+		der := c.take(int(c.u16()))
+		if c.bad || len(der) == 0 {
+			return nil
+		}
+		chain = append(chain, append([]byte(nil), der...))
+	}
+	return chain
 }
 
 // ParseHello reads the body of a HELLO.
@@ -158,6 +205,15 @@ func ParseHello(body []byte) (Hello, error) {
 				return
 			}
 			h.Dropped = binary.BigEndian.Uint64(v)
+		case TLVChain:
+			h.Chain = parseChain(v)
+			badTLV = badTLV || h.Chain == nil
+		case TLVGeneration:
+			if len(v) != 4 {
+				badTLV = true
+				return
+			}
+			h.Generation = binary.BigEndian.Uint32(v)
 		}
 	})
 	if err := c.err(); err != nil {

@@ -60,11 +60,12 @@ const (
 	MaxFields   = 200        // header fields in one head
 	MaxNotify   = 32 << 10   // bytes of one notification's payload
 	MaxDescribe = 16 << 10   // bytes of a descriptor
+	MaxChain    = 4 << 10    // bytes of a HELLO's certificates, with two more for the length of each
 	MaxLocate   = maxControl // bytes of a LOCATE's URL
 	MaxStream   = 1<<31 - 1  // highest stream id; then the connection is drained
 
 	maxControl  = 512                     // bytes of body of the fixed small frames
-	maxHello    = MaxDescribe + 4<<10     // descriptor, key, signature
+	maxHello    = MaxDescribe + 4<<10     // descriptor, or certificates, key, signature
 	maxSkipped  = MaxMessage - HeaderSize // a frame never crosses a message
 	streamBytes = 4                       // the stream id is counted in LENGTH
 )

@@ -195,6 +195,16 @@ func parsed(f frame.Frame) (object, error) {
 		if h.Dropped != 0 {
 			tlvs = append(tlvs, [2]any{frame.TLVDropped, u64(h.Dropped)})
 		}
+		if h.Chain != nil {
+			value := ""
+			for _, der := range h.Chain {
+				value += fmt.Sprintf("%04x%x", len(der), der)
+			}
+			tlvs = append(tlvs, [2]any{frame.TLVChain, value})
+		}
+		if h.Generation != 0 {
+			tlvs = append(tlvs, [2]any{frame.TLVGeneration, fmt.Sprintf("%08x", h.Generation)})
+		}
 		return object{{name: "version", value: h.Version}, {name: "device", value: h.Device}, {name: "auth", value: h.Auth}, {name: "key_id", value: h.KeyID},
 			{name: "signature", value: hex.EncodeToString(h.Signature)}, {name: "window", value: h.Window}, {name: "streams", value: h.Streams}, {name: "epoch", value: u64(h.Epoch)},
 			{name: "next_epoch", value: u64(h.NextEpoch)}, {name: "next_seq", value: u64(h.NextSeq)}, {name: "info", value: string(h.Info)}, {name: "extensions", value: tlvs}}, err
@@ -292,6 +302,7 @@ func TestSpecLimits(t *testing.T) {
 		"fields in one head":                        frame.MaxFields,
 		"payload of NOTIFY":                         frame.MaxNotify,
 		"descriptor (HELLO info, body of DESCRIBE)": frame.MaxDescribe,
+		"certificates (HELLO TLV 3)":                frame.MaxChain,
 		"stream id":                                 frame.MaxStream,
 		"body of NOTIFY":                            limitOf(frame.TypeNotify),
 		"body of HELLO":                             limitOf(frame.TypeHello),

@@ -55,12 +55,15 @@ func validVectors(t testing.TB) []vector {
 		Signature: bytes.Repeat([]byte{0x5a}, 64), Window: 32 << 10, Streams: 16, Epoch: 0xfedcba9876543210, NextEpoch: 0x00c0ffee00c0ffee, NextSeq: 41,
 		Info: []byte(`{"name":"Grüner Daumen","version":"1.10"}`), PublicKey: append([]byte{0x30, 0x2a}, bytes.Repeat([]byte{7}, 42)...), Dropped: 3}
 	bare := frame.Hello{Version: 1, Device: hello.Device, Streams: 1, Window: 16 << 10, Epoch: 1}
+	certified := hello
+	certified.Chain, certified.Generation, certified.Dropped = [][]byte{bytes.Repeat([]byte{0x30}, 300), {0x30, 0x80}}, 2, 0
 	accept := frame.Accept{Version: 1, Session: [16]byte{0x01, 0x92, 0xf0, 0x5e, 0x3b, 0x1a, 0x7c, 0x4d, 0x8e, 0x21, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Window: 64 << 10, Keepalive: 25, Time: 1767225600000, AckEpoch: 0x00c0ffee00c0ffee, AckSeq: 40, Spread: 10}
 	challenge := frame.Challenge{Nonce: nonce, Time: 1767225600000, Relay: "relay.example", Binding: frame.BindExporter}
 	get := frame.Request{Flags: frame.FlagEnd, Method: "GET", Path: "/zones/1?full=a%2Fb", Authority: "relay.example:443", Client: "192.0.2.7:40312", Timeout: 30000}
 	return []vector{
-		{"HELLO with Ed25519 and both TLVs", "ok", must(frame.AppendHello(nil, &hello))},
+		{"HELLO with Ed25519, its key and a count of what was dropped", "ok", must(frame.AppendHello(nil, &hello))},
+		{"HELLO with two certificates and an owner generation", "ok", must(frame.AppendHello(nil, &certified))},
 		{"HELLO with a client certificate, serial, no descriptor", "ok", must(frame.AppendHello(nil, &bare))},
 		{"HELLO with an unknown TLV", "read", withTLV(must(frame.AppendHello(nil, &bare)), 200, []byte("new"))},
 		{"ACCEPT", "ok", frame.AppendAccept(nil, &accept)},
@@ -158,6 +161,11 @@ func invalidVectors() []vector {
 		{"HELLO without info", "malformed", raw(frame.TypeHello, 0, hello)},
 		{"HELLO with info longer than the body", "malformed", raw(frame.TypeHello, 0, hello, 0, 3, "{}")},
 		{"HELLO with a dropped count of 4 bytes", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 2, 0, 4, 0, 0, 0, 0)},
+		{"HELLO with an empty chain", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 3, 0, 0)},
+		{"HELLO with an empty certificate", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 3, 0, 5, 0, 1, 0x30, 0, 0)},
+		{"HELLO with a certificate longer than its TLV", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 3, 0, 4, 0, 3, 0x30, 0x80)},
+		{"HELLO with a byte behind its certificates", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 3, 0, 4, 0, 1, 0x30, 0)},
+		{"HELLO with an owner generation of 8 bytes", "malformed", raw(frame.TypeHello, 0, hello, 0, 0, 4, 0, 8, make([]byte, 8))},
 		{"HELLO with a signature of 513 bytes", "malformed", raw(frame.TypeHello, 0, 1, 1, "d", 1, 0, 2, 1, make([]byte, 513), make([]byte, 30), 0, 0)},
 		{"ACCEPT cut short", "malformed", raw(frame.TypeAccept, 0, 1, make([]byte, 47))},
 		{"NOTIFY with a topic longer than the body", "malformed", raw(frame.TypeNotify, 0, make([]byte, 24), 5, "zone")},

@@ -116,6 +116,12 @@ static enum result fields(struct cursor *c) {
 	return OK;
 }
 
+static int chain(struct text t) { /* one or more certificates, none of them empty */
+	struct cursor c = {t.p, t.p + t.n, 0};
+	while (c.p < c.end && !c.bad) if (take(&c, num(&c, 2)).n == 0) return 0;
+	return t.n > 0 && t.n <= 4096 && !c.bad;
+}
+
 static enum result body(int type, const uint8_t *p, uint32_t n) {
 	struct cursor c = {p, p + n, 0};
 	struct text texts[3] = {{0, 0}, {0, 0}, {0, 0}}; /* the last three str16: path, authority, client; or signature, info */
@@ -137,8 +143,8 @@ static enum result body(int type, const uint8_t *p, uint32_t n) {
 		case 't':
 			while (c.p < c.end && !c.bad) {
 				uint32_t tlv = num(&c, 1), len = num(&c, 2);
-				take(&c, len);
-				if (type == HELLO && ((tlv == 1 && (len < 1 || len > SMALL)) || (tlv == 2 && len != 8))) c.bad = 1;
+				struct text v = take(&c, len);
+				if (type == HELLO && ((tlv == 1 && (len < 1 || len > SMALL)) || (tlv == 2 && len != 8) || (tlv == 3 && !chain(v)) || (tlv == 4 && len != 4))) c.bad = 1;
 			}
 			break;
 		}

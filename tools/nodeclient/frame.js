@@ -15,6 +15,7 @@ const MAX_STREAM = 2 ** 31 - 1;
 const MAX_FIELDS = 200;
 const MAX_NOTIFY = 32 * 1024;
 const MAX_DESCRIBE = 16 * 1024;
+const MAX_CHAIN = 4096;
 const MAX_SMALL = 512;
 
 /** kind is "malformed" (close), "head" (RESET 3) or "critical" (close), as in SPEC.md §3.4. */
@@ -169,6 +170,17 @@ function checkField(name, value) {
 // A device's URL on its LAN (SPEC.md §4.10): a host, no user, no space, no control character.
 const LAN_URL = /^https?:\/\/(?=[^/?#:])(?![^/?#]*@)[^\x00-\x20\x7f-\x9f]*$/;
 
+/** isChain: one or more certificates, each with its length, none of them empty (SPEC.md section 4.2). */
+function isChain(v) {
+  let at = 0;
+  while (at + 2 <= v.length) {
+    const n = v.readUInt16BE(at);
+    if (n === 0) return false;
+    at += 2 + n;
+  }
+  return at > 0 && at === v.length && v.length <= MAX_CHAIN;
+}
+
 function isLanURL(bytes) {
   if (bytes.length === 0) return true; // no address on a LAN now
   try {
@@ -198,7 +210,8 @@ function check(type, f) {
     case TYPE.HELLO:
       if (f.signature.length > MAX_SMALL || Buffer.byteLength(f.info) > MAX_DESCRIBE) throw malformed('HELLO part over its limit');
       for (const [t, v] of f.extensions) {
-        if ((t === 1 && (v.length < 1 || v.length > MAX_SMALL)) || (t === 2 && v.length !== 8)) throw malformed(`TLV ${t}`);
+        if ((t === 1 && (v.length < 1 || v.length > MAX_SMALL)) || (t === 2 && v.length !== 8) ||
+            (t === 3 && !isChain(v)) || (t === 4 && v.length !== 4)) throw malformed(`TLV ${t}`);
       }
       break;
   }
