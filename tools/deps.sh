@@ -20,6 +20,9 @@ list() {
 		test  qemu-user-static  qemu-mipsel-static   runs the router build on this machine
 		test  nodejs            node                 the tether client in another language
 		test  npm               npm                  fetches its WebSocket package, pinned
+		test  chromium          chromium             shows the device's page
+		test  fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf what chromium writes with
+		test  zbar-tools        zbarimg              reads the QR codes we draw
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
