@@ -11,6 +11,9 @@ package tether
 const (
 	// Subprotocol is the WebSocket subprotocol of this version (RFC 6455 §1.9).
 	Subprotocol = "cloudrest.1"
+	// ALPN is what a device offers to the relay's TLS, before "http/1.1", when it can show a
+	// client certificate; the relay chooses "http/1.1" (SPEC.md §4.11).
+	ALPN = "cloudrest-tether"
 	// TetherPath is where the relay takes the device's WebSocket.
 	TetherPath = "/v1/tether"
 	// HeaderID carries the UUID (RFC 9562) under which one request is traced from

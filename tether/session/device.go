@@ -43,10 +43,14 @@ type Device struct {
 	// FirstUnacked is the oldest notification that no relay has acknowledged; zero: none.
 	FirstUnacked func() tether.EventID
 	Dropped      func() uint64 // notifications lost since the last ACCEPT
-	Handler      http.Handler  // answers requests; each on a goroutine of its own
-	Logger       *slog.Logger
-	OnAck        func(tether.EventID) // must not block
-	OnGoAway     func(frame.GoAway)   // must not block
+	// Certificate is the chain that the factory issued for Key (DER, the device's own first),
+	// asked for at each Connect; nil or empty: there is none (SPEC.md §4.11).
+	Certificate func() [][]byte
+	Generation  func() uint32 // of the owner: rises with each factory reset; nil: not told
+	Handler     http.Handler  // answers requests; each on a goroutine of its own
+	Logger      *slog.Logger
+	OnAck       func(tether.EventID) // must not block
+	OnGoAway    func(frame.GoAway)   // must not block
 }
 
 // Refused means that the relay spoke the protocol and said no.
@@ -73,13 +77,21 @@ var (
 func (d *Device) Connect(ctx context.Context, u *url.URL, addr string) (*mux.Session, frame.Accept, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := ws.Dial(ctx, ws.DialConfig{URL: u, Addr: addr, TLS: d.TLS, Proxy: d.Proxy})
+	dial := ws.DialConfig{URL: u, Addr: addr, TLS: d.TLS, Proxy: d.Proxy}
+	var chain [][]byte
+	if d.Certificate != nil {
+		chain = d.Certificate()
+	}
+	if len(chain) > 0 {
+		dial.Certificate = &tls.Certificate{Certificate: chain, PrivateKey: d.Key}
+	}
+	c, err := ws.Dial(ctx, dial)
 	if err != nil {
 		return nil, frame.Accept{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close(0, "") })
 	defer stop()
-	s, a, err := d.handshake(c, hostOf(u))
+	s, a, late, err := d.handshake(c, hostOf(u), chain)
 	if err != nil {
 		c.Close(ws.CloseProtocol, "handshake")
 		if ctx.Err() != nil {
@@ -91,6 +103,9 @@ func (d *Device) Connect(ctx context.Context, u *url.URL, addr string) (*mux.Ses
 		return nil, frame.Accept{}, context.Cause(ctx)
 	}
 	go s.Run()
+	if late != nil {
+		_ = s.Describe(late) // fails only if the session has ended already
+	}
 	return s, a, nil
 }
 
@@ -109,20 +124,22 @@ type carrier interface {
 	TLS() (tls.ConnectionState, bool)
 }
 
-func (d *Device) handshake(c carrier, host string) (*mux.Session, frame.Accept, error) {
+// handshake returns, as late, a descriptor that did not fit into HELLO beside the chain.
+func (d *Device) handshake(c carrier, host string, chain [][]byte) (s *mux.Session, accept frame.Accept, late []byte, err error) {
 	var challenge frame.Challenge
-	err := expect(c, frame.TypeChallenge, func(body []byte) (err error) {
+	err = expect(c, frame.TypeChallenge, func(body []byte) (err error) {
 		challenge, err = frame.ParseChallenge(body)
 		return err
 	})
 	if err != nil {
-		return nil, frame.Accept{}, err
+		return nil, frame.Accept{}, nil, err
 	}
 	if challenge.Relay != host {
-		return nil, frame.Accept{}, fmt.Errorf("%w: it says %.80q", ErrRelayName, challenge.Relay)
+		return nil, frame.Accept{}, nil, fmt.Errorf("%w: it says %.80q", ErrRelayName, challenge.Relay)
 	}
 	hello := frame.Hello{
 		Version: frame.Version, Device: string(d.ID), Window: d.Window, Streams: uint16(d.streams()), Epoch: d.Epoch,
+		Chain: chain,
 	}
 	if hello.Window == 0 {
 		hello.Window = mux.DeviceWindow
@@ -138,21 +155,27 @@ func (d *Device) handshake(c carrier, host string) (*mux.Session, frame.Accept, 
 	if d.Dropped != nil {
 		hello.Dropped = d.Dropped()
 	}
+	if d.Generation != nil {
+		hello.Generation = d.Generation()
+	}
 	exporter, err := clientExporter(c, challenge.Binding)
 	if err != nil {
-		return nil, frame.Accept{}, err
+		return nil, frame.Accept{}, nil, err
 	}
 	if err := proof.Sign(&hello, d.Key, &challenge, exporter); err != nil {
-		return nil, frame.Accept{}, err
+		return nil, frame.Accept{}, nil, err
 	}
 	msg, err := frame.AppendHello(nil, &hello)
+	if err != nil && len(chain) > 0 && len(hello.Info) > 0 && len(hello.Info) <= frame.MaxDescribe {
+		late, hello.Info = hello.Info, nil // SPEC.md §4.2
+		msg, err = frame.AppendHello(nil, &hello)
+	}
 	if err != nil {
-		return nil, frame.Accept{}, err
+		return nil, frame.Accept{}, nil, err
 	}
 	if err := c.Write(msg); err != nil {
-		return nil, frame.Accept{}, fmt.Errorf("send HELLO: %w", err)
+		return nil, frame.Accept{}, nil, fmt.Errorf("send HELLO: %w", err)
 	}
-	var accept frame.Accept
 	var early []byte // frames in ACCEPT's message, which belong to the session already
 	err = expectMore(c, frame.TypeAccept, func(body, rest []byte) (err error) {
 		accept, err = frame.ParseAccept(body)
@@ -161,9 +184,9 @@ func (d *Device) handshake(c carrier, host string) (*mux.Session, frame.Accept, 
 	})
 	switch {
 	case err != nil:
-		return nil, frame.Accept{}, err
+		return nil, frame.Accept{}, nil, err
 	case accept.Version == 0 || accept.Version > frame.Version:
-		return nil, frame.Accept{}, fmt.Errorf("%w: the relay chose version %d of at most %d", ErrHandshake, accept.Version, frame.Version)
+		return nil, frame.Accept{}, nil, fmt.Errorf("%w: the relay chose version %d of at most %d", ErrHandshake, accept.Version, frame.Version)
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	var carry mux.Carrier = c
@@ -171,12 +194,12 @@ func (d *Device) handshake(c carrier, host string) (*mux.Session, frame.Accept, 
 		carry = &earlyCarrier{Carrier: c, early: early}
 	}
 	server := exchange.Server{Handler: d.Handler, Logger: d.Logger}
-	s := mux.New(carry, mux.Config{
+	s = mux.New(carry, mux.Config{
 		SendWindow: accept.Window, RecvWindow: hello.Window, Streams: d.streams(), Accept: server.Serve, Logger: d.Logger,
 		Keepalive: keepalive(accept.Keepalive),
 		Handlers:  mux.Handlers{OnAck: d.OnAck, OnGoAway: d.OnGoAway},
 	})
-	return s, accept, nil
+	return s, accept, late, nil
 }
 
 func (d *Device) streams() int {

@@ -70,7 +70,7 @@ func FuzzHandshake(f *testing.F) {
 		}
 		d := &Device{ID: tether.NewDeviceID(nil), Key: key}
 		c = &script{messages: [][]byte{msg, frame.AppendAccept(nil, &frame.Accept{Version: 1})}}
-		if _, _, err := d.handshake(c, "relay.example"); err != nil && len(c.wrote) > 0 && errors.Is(err, ErrRelayName) {
+		if _, _, _, err := d.handshake(c, "relay.example", nil); err != nil && len(c.wrote) > 0 && errors.Is(err, ErrRelayName) {
 			t.Error("signed for another relay")
 		}
 	})

@@ -23,15 +23,20 @@ import (
 
 // Peer is a device that has proved that it holds a key.
 type Peer struct {
-	ID         tether.DeviceID
-	KeyID      string // as package proof names keys
-	Public     crypto.PublicKey
-	PublicDER  []byte // SubjectPublicKeyInfo; one key has one encoding
-	Info       []byte // descriptor JSON, not yet parsed; empty: not known
-	Epoch      uint64
-	Next       tether.EventID // oldest notification it has not seen acknowledged; zero: none
-	Dropped    uint64         // notifications it lost
-	Streams    int            // requests at once
+	ID        tether.DeviceID
+	KeyID     string // as package proof names keys
+	Public    crypto.PublicKey
+	PublicDER []byte // SubjectPublicKeyInfo; one key has one encoding
+	Info      []byte // descriptor JSON, not yet parsed; empty: not known
+	Epoch     uint64
+	Next      tether.EventID // oldest notification it has not seen acknowledged; zero: none
+	Dropped   uint64         // notifications it lost
+	// Chain is what HELLO carried of certificates (DER, the device's own first), unchecked.
+	Chain      [][]byte
+	Generation uint32 // of the owner; 0: not told
+	// ClientCert was shown to TLS by whoever has its key; its issuer is unchecked. nil: none.
+	ClientCert *x509.Certificate
+	Streams    int // requests at once
 	RemoteAddr string
 	Session    [16]byte // the session's UUID
 }
@@ -44,7 +49,8 @@ type Relay struct {
 	Names   []string
 	TLSEnds bool // TLS ends in this process: proofs are bound to it (RFC 9266)
 	// Verify decides about enrolment. It fails with an error that wraps ErrUnknown,
-	// ErrKey or ErrOverload; any other error counts as overload. It may block.
+	// ErrKey or ErrOverload, perhaps in a *DeniedError; any other error counts as overload.
+	// It may block.
 	Verify func(context.Context, *Peer) error
 	// Acked is the last notification of this device that is safe; nil or zero: none.
 	Acked     func(context.Context, *Peer) tether.EventID
@@ -62,6 +68,46 @@ var (
 	ErrOverload = errors.New("relay takes no more now") // GOAWAY 5
 )
 
+// DeniedError is a refusal by Verify whose reason the device is told.
+type DeniedError struct {
+	Err  error  // ErrUnknown, ErrKey or ErrOverload
+	Text string // for people at the device, at most 200 bytes
+}
+
+func (e *DeniedError) Error() string { return e.Text }
+
+// Unwrap returns the kind of refusal.
+func (e *DeniedError) Unwrap() error { return e.Err }
+
+// RefusedError is why Accept sent a device away.
+type RefusedError struct {
+	Code   frame.GoAwayCode
+	Device tether.DeviceID // that the peer called itself; empty: it did not come so far
+	Err    error
+	retry  time.Duration
+}
+
+func (e *RefusedError) Error() string { return e.Code.String() + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+func refuse(code frame.GoAwayCode, retry time.Duration, err error) error {
+	return &RefusedError{Code: code, Err: err, retry: retry}
+}
+
+// text is what the peer is told: what it did itself, and what Verify has for it; what went
+// wrong inside the relay is not its business.
+func (e *RefusedError) text() string {
+	if d, ok := errors.AsType[*DeniedError](e.Err); ok {
+		return d.Text
+	}
+	if e.Code == frame.GoAwayProtocol || errors.Is(e.Err, proof.ErrSignature) || errors.Is(e.Err, proof.ErrKey) {
+		return e.Err.Error()
+	}
+	return e.Code.String()
+}
+
 // Waits that refused devices are told (SPEC.md §4.5).
 const (
 	refusedRetry  = 300 * time.Second
@@ -73,31 +119,37 @@ const (
 // the session runs on a fresh goroutine with a small stack. onOpen gets the session before
 // any frame is read, and gives the handlers; it must not block. A request that does not
 // become a session has been answered: 421 for a name that is not ours, else as ws.Upgrade.
-func (rl *Relay) Accept(w http.ResponseWriter, r *http.Request, onOpen func(*mux.Session, *Peer) mux.Handlers) {
+// The error says why there is no session, as a *RefusedError where the peer was sent away.
+func (rl *Relay) Accept(w http.ResponseWriter, r *http.Request, onOpen func(*mux.Session, *Peer) mux.Handlers) error {
 	name, ok := rl.name(r.Host)
 	if !ok {
-		http.Error(w, "this relay does not go by that name", http.StatusMisdirectedRequest)
-		return
+		http.Error(w, errName.Error(), http.StatusMisdirectedRequest)
+		return errName
 	}
 	if rl.TLSEnds && r.TLS == nil {
-		http.Error(w, "tethers come over TLS", http.StatusUpgradeRequired)
-		return
+		http.Error(w, errNoTLS.Error(), http.StatusUpgradeRequired)
+		return errNoTLS
 	}
 	// The request's context ends with the handler, and is not cancelled after a hijack.
 	ctx, cancel := context.WithTimeout(r.Context(), 2*HandshakeTimeout)
 	defer cancel()
 	c, err := ws.Upgrade(w, r)
 	if err != nil {
-		rl.logger().Debug("tether upgrade refused", "peer", r.RemoteAddr, "err", err)
-		return
+		return err
 	}
 	s, err := rl.handshake(ctx, c, name, r.TLS, r.RemoteAddr, onOpen)
 	if err != nil {
-		rl.logger().Info("device refused", "peer", r.RemoteAddr, "err", err)
-		return
+		return err
 	}
 	go s.Run() // its end is the owner's to wait for: Session.Done
+	return nil
 }
+
+// What the peer is told when it comes the wrong way.
+var (
+	errName  = errors.New("this relay does not go by that name")
+	errNoTLS = errors.New("tethers come over TLS")
+)
 
 // name is the host as the device asked for it, if it is one of ours.
 func (rl *Relay) name(host string) (string, bool) {
@@ -111,32 +163,11 @@ func (rl *Relay) name(host string) (string, bool) {
 	return host, slices.Contains(rl.Names, host) || slices.Contains(rl.Names, "*")
 }
 
-func (rl *Relay) logger() *slog.Logger {
-	if rl.Logger == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return rl.Logger
-}
-
 func (rl *Relay) now() time.Time {
 	if rl.Now != nil {
 		return rl.Now()
 	}
 	return time.Now()
-}
-
-// refusal is a GOAWAY with the error behind it.
-type refusal struct {
-	code  frame.GoAwayCode
-	retry time.Duration
-	err   error
-}
-
-func (e *refusal) Error() string { return e.code.String() + ": " + e.err.Error() }
-func (e *refusal) Unwrap() error { return e.err }
-
-func refuse(code frame.GoAwayCode, retry time.Duration, err error) error {
-	return &refusal{code, retry, err}
 }
 
 func (rl *Relay) handshake(ctx context.Context, c carrier, name string, state *tls.ConnectionState, from string, onOpen func(*mux.Session, *Peer) mux.Handlers) (*mux.Session, error) {
@@ -147,13 +178,9 @@ func (rl *Relay) handshake(ctx context.Context, c carrier, name string, state *t
 		return s, nil
 	}
 	code := ws.ClosePolicy
-	if r, ok := errors.AsType[*refusal](err); ok {
-		text := r.code.String() // what went wrong inside the relay is not the device's business
-		if r.code == frame.GoAwayProtocol {
-			text = r.err.Error()
-		}
-		_ = c.Write(frame.AppendGoAway(nil, &frame.GoAway{Code: r.code, RetryAfter: uint32(r.retry.Milliseconds()), Spread: uint32(rl.spread().Milliseconds()), Text: text}))
-		if r.code == frame.GoAwayOverload {
+	if r, ok := errors.AsType[*RefusedError](err); ok {
+		_ = c.Write(frame.AppendGoAway(nil, &frame.GoAway{Code: r.Code, RetryAfter: uint32(r.retry.Milliseconds()), Spread: uint32(rl.spread().Milliseconds()), Text: r.text()}))
+		if r.Code == frame.GoAwayOverload {
 			code = ws.CloseTryLater
 		}
 	}
@@ -202,20 +229,23 @@ func (rl *Relay) greet(ctx context.Context, c carrier, name string, state *tls.C
 	peer := &Peer{
 		ID: id, Info: hello.Info, Epoch: hello.Epoch, Next: tether.EventID{Epoch: hello.NextEpoch, Seq: hello.NextSeq}, Dropped: hello.Dropped,
 		Streams: min(max(int(hello.Streams), 1), mux.MaxStreams), RemoteAddr: from,
+		Chain: hello.Chain, Generation: hello.Generation,
+	}
+	if state != nil && len(state.PeerCertificates) > 0 {
+		peer.ClientCert = state.PeerCertificates[0]
 	}
 	if err := prove(peer, &hello, &challenge, export, state); err != nil {
-		return nil, nil, refuse(frame.GoAwayAuth, refusedRetry, err)
+		return nil, nil, &RefusedError{frame.GoAwayAuth, id, err, refusedRetry}
 	}
 	if err := rl.Verify(ctx, peer); err != nil {
+		refused := &RefusedError{frame.GoAwayOverload, id, err, overloadRetry}
 		switch {
 		case errors.Is(err, ErrUnknown):
-			err = refuse(frame.GoAwayUnknown, refusedRetry, err)
+			refused.Code, refused.retry = frame.GoAwayUnknown, refusedRetry
 		case errors.Is(err, ErrKey):
-			err = refuse(frame.GoAwayAuth, refusedRetry, err)
-		default:
-			err = refuse(frame.GoAwayOverload, overloadRetry, err)
+			refused.Code, refused.retry = frame.GoAwayAuth, refusedRetry
 		}
-		return nil, nil, err
+		return nil, nil, refused
 	}
 	accept := frame.Accept{
 		Version: min(hello.Version, frame.Version), Window: mux.MinWindow,

@@ -25,6 +25,9 @@ type DialConfig struct {
 	TLS    *tls.Config
 	Proxy  func(*http.Request) (*url.URL, error) // HTTP proxy as in http.Transport; nil: none
 	Header http.Header                           // sent with the upgrade
+	// Certificate is shown to a relay that asks for one, in TLS 1.3 only, where the path
+	// cannot read it; nil: there is none (SPEC.md §4.11).
+	Certificate *tls.Certificate
 }
 
 // errProtocol is what a relay that upgrades to nothing we speak deserves.
@@ -38,7 +41,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 		u.Path = tether.TetherPath
 	}
 	d := websocket.Dialer{
-		TLSClientConfig: clientTLS(cfg.TLS),
+		TLSClientConfig: clientTLS(cfg.TLS, cfg.Certificate),
 		ReadBufferSize:  readBuffer, WriteBufferSize: writeBuffer, WriteBufferPool: &writeBuffers,
 		Subprotocols: []string{tether.Subprotocol},
 	}
@@ -75,13 +78,22 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 }
 
 // clientTLS is cfg with what a long-lived connection of 16 KB messages wants.
-func clientTLS(cfg *tls.Config) *tls.Config {
+func clientTLS(cfg *tls.Config, cert *tls.Certificate) *tls.Config {
 	if cfg == nil {
 		cfg = &tls.Config{}
 	}
 	cfg = cfg.Clone()
 	cfg.NextProtos = []string{"http/1.1"}  // an HTTP/2 answer cannot be upgraded
 	cfg.DynamicRecordSizingDisabled = true // small records double the cost of a message
+	if cert != nil {
+		cfg.NextProtos = []string{tether.ALPN, "http/1.1"}
+		cfg.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if r.Version < tls.VersionTLS13 {
+				return &tls.Certificate{}, nil
+			}
+			return cert, nil // whoever asks for other authorities is to say what it misses
+		}
+	}
 	return cfg
 }
 
