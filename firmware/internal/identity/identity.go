@@ -67,8 +67,13 @@ type Identity struct {
 	ID     tether.DeviceID
 	Source string // name of the Source that gave the UID
 
+	uid []byte
 	key *ecdsa.PrivateKey
 }
+
+// UID is the hardware UID that ID is derived from, for the factory. It is not to be
+// changed, and not to be logged.
+func (i *Identity) UID() []byte { return i.uid }
 
 // Key signs for the device: ECDSA on P-256. It never leaves the device.
 func (i *Identity) Key() crypto.Signer { return i.key }
@@ -131,7 +136,7 @@ func create(source Source) (*Identity, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("write the identity: %w", err)
 	}
-	return &Identity{ID: id, Source: source.Name(), key: key}, append(content, '\n'), nil
+	return &Identity{ID: id, Source: source.Name(), uid: uid, key: key}, append(content, '\n'), nil
 }
 
 // parse reads the file. Its errors never contain the UID or the key.
@@ -168,5 +173,5 @@ func parse(content []byte) (*Identity, error) {
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("%w: the key is not ECDSA on P-256", ErrDamaged)
 	}
-	return &Identity{ID: id, Source: f.UIDSource, key: key}, nil
+	return &Identity{ID: id, Source: f.UIDSource, uid: uid, key: key}, nil
 }
