@@ -118,7 +118,7 @@ func New(cfg Config) (g *Gateway, err error) {
 	}
 	undo = append(undo, func() error { unlock(); return nil })
 	made := false
-	if g.id, made, err = identity.Open(cfg.StateDir, identity.Random{}); err != nil {
+	if g.id, made, err = identity.Open(context.Background(), cfg.StateDir, nil); err != nil {
 		return g, err
 	}
 	if made {

@@ -97,29 +97,48 @@ func Read(name string) ([]byte, error) {
 }
 
 // Write replaces a state file (0600). When it returns nil the new content survives a
-// power cut; when it fails the old content is still there.
-func Write(name string, content []byte) error {
+// power cut; when it fails the old content is still there, or, if only the last sync
+// failed, the new one.
+func Write(name string, content []byte) error { return WriteOn(disk{}, name, content) }
+
+// Disk is what Write needs of the file system. Tests bring one that loses power.
+type Disk interface {
+	Remove(name string) error
+	Create(name string) (File, error) // a new file, 0600; never follows or opens what is there
+	Rename(from, to string) error
+	SyncDir(dir string) error // makes what was done in dir lasting
+}
+
+// File is a file that Disk created.
+type File interface {
+	io.WriteCloser
+	Sync() error
+}
+
+// WriteOn is Write on another disk.
+func WriteOn(d Disk, name string, content []byte) error {
 	dir, base := filepath.Split(name)
 	beside := filepath.Join(dir, "."+base+".new") // one fixed name: what a power cut left is used again, not piled up
-	if err := write(beside, content); err != nil {
-		os.Remove(beside)
-		return fmt.Errorf("write %s: %w", name, err)
+	err := write(d, beside, content)
+	if err == nil {
+		err = d.Rename(beside, name)
 	}
-	if err := os.Rename(beside, name); err != nil {
-		os.Remove(beside)
-		return fmt.Errorf("write %s: %w", name, err)
+	if err != nil {
+		d.Remove(beside)
+	} else {
+		err = d.SyncDir(filepath.Dir(name))
 	}
-	if err := syncDir(filepath.Dir(name)); err != nil {
+	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
 }
 
-func write(name string, content []byte) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func write(d Disk, name string, content []byte) error {
+	if err := d.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	f, err := d.Create(name)
 	if err != nil {
 		return err
 	}
@@ -130,9 +149,19 @@ func write(name string, content []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// syncDir makes a rename lasting. Some file systems cannot sync a directory and say
+// disk is the file system of the machine.
+type disk struct{}
+
+func (disk) Remove(name string) error     { return os.Remove(name) }
+func (disk) Rename(from, to string) error { return os.Rename(from, to) }
+
+func (disk) Create(name string) (File, error) {
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+}
+
+// SyncDir makes a rename lasting. Some file systems cannot sync a directory and say
 // EINVAL; their rename is ordered anyway.
-func syncDir(dir string) error {
+func (disk) SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

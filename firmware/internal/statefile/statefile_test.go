@@ -1,4 +1,4 @@
-package statefile
+package statefile_test
 
 import (
 	"bytes"
@@ -7,18 +7,21 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/cloudrest/cloudrest/firmware/internal/statefile"
+	"github.com/cloudrest/cloudrest/firmware/internal/statefile/powercut"
 )
 
 func TestWriteRead(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	if err := Prepare(dir); err != nil {
+	if err := statefile.Prepare(dir); err != nil {
 		t.Fatal(err)
 	}
-	if st, _ := os.Stat(dir); st.Mode().Perm() != dirMode {
-		t.Errorf("directory mode = %v, want %v", st.Mode().Perm(), dirMode)
+	if st, _ := os.Stat(dir); st.Mode().Perm() != fs.FileMode(0o700) {
+		t.Errorf("directory mode = %v, want %v", st.Mode().Perm(), fs.FileMode(0o700))
 	}
 	name := filepath.Join(dir, "x.json")
-	if _, err := Read(name); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := statefile.Read(name); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Read of nothing = %v, want ErrNotExist", err)
 	}
 	// What a power cut during an earlier write left does no harm, even a link.
@@ -26,15 +29,15 @@ func TestWriteRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"one", "two, longer", ""} {
-		if err := Write(name, []byte(text)); err != nil {
+		if err := statefile.Write(name, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Read(name); err != nil || string(got) != text {
+		if got, err := statefile.Read(name); err != nil || string(got) != text {
 			t.Errorf("Read = %q, %v, want %q", got, err, text)
 		}
 	}
-	if st, _ := os.Lstat(name); st.Mode() != fileMode {
-		t.Errorf("mode = %v, want %v", st.Mode(), fileMode)
+	if st, _ := os.Lstat(name); st.Mode() != fs.FileMode(0o600) {
+		t.Errorf("mode = %v, want %v", st.Mode(), fs.FileMode(0o600))
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*.new")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
@@ -49,40 +52,40 @@ func TestReadRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		os.Chmod(name, mode)
-		if _, err := Read(name); !errors.Is(err, ErrPermissions) {
+		if _, err := statefile.Read(name); !errors.Is(err, statefile.ErrPermissions) {
 			t.Errorf("mode %v: %v, want ErrPermissions", mode, err)
 		}
 	}
 	link := filepath.Join(dir, "link")
 	os.Symlink(filepath.Join(dir, "target"), link)
-	if _, err := Read(link); !errors.Is(err, ErrPermissions) {
+	if _, err := statefile.Read(link); !errors.Is(err, statefile.ErrPermissions) {
 		t.Errorf("link: %v, want ErrPermissions", err)
 	}
-	if _, err := Read(dir); !errors.Is(err, ErrPermissions) {
+	if _, err := statefile.Read(dir); !errors.Is(err, statefile.ErrPermissions) {
 		t.Errorf("directory: %v, want ErrPermissions", err)
 	}
 	big := filepath.Join(dir, "big")
-	if err := Write(big, bytes.Repeat([]byte{'x'}, MaxSize+1)); err != nil {
+	if err := statefile.Write(big, bytes.Repeat([]byte{'x'}, statefile.MaxSize+1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Read(big); err == nil {
+	if _, err := statefile.Read(big); err == nil {
 		t.Error("too large: no error")
 	}
 }
 
 func TestWriteFailureKeepsTheOld(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "x")
-	if err := Write(name, []byte("old")); err != nil {
+	if err := statefile.Write(name, []byte("old")); err != nil {
 		t.Fatal(err)
 	}
 	// A directory in the way of the temporary file that cannot be removed.
 	if err := os.MkdirAll(filepath.Join(filepath.Dir(name), ".x.new", "full"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(name, []byte("new")); err == nil {
+	if err := statefile.Write(name, []byte("new")); err == nil {
 		t.Fatal("no error")
 	}
-	if got, err := Read(name); err != nil || string(got) != "old" {
+	if got, err := statefile.Read(name); err != nil || string(got) != "old" {
 		t.Errorf("after a failed write: %q, %v, want old", got, err)
 	}
 }
@@ -90,24 +93,48 @@ func TestWriteFailureKeepsTheOld(t *testing.T) {
 func TestPrepareRefusesOpenDirectory(t *testing.T) {
 	dir := t.TempDir()
 	os.Chmod(dir, 0o777)
-	if err := Prepare(dir); !errors.Is(err, ErrPermissions) {
+	if err := statefile.Prepare(dir); !errors.Is(err, statefile.ErrPermissions) {
 		t.Errorf("Prepare = %v, want ErrPermissions", err)
 	}
 }
 
 func TestLock(t *testing.T) {
 	dir := t.TempDir()
-	release, err := Lock(dir)
+	release, err := statefile.Lock(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Lock(dir); !errors.Is(err, ErrLocked) {
+	if _, err := statefile.Lock(dir); !errors.Is(err, statefile.ErrLocked) {
 		t.Errorf("second Lock = %v, want ErrLocked", err)
 	}
 	release()
-	again, err := Lock(dir)
+	again, err := statefile.Lock(dir)
 	if err != nil {
 		t.Fatalf("after release: %v", err)
 	}
 	again()
+}
+
+// The power goes at every operation in turn: afterwards there is the old content or the new
+// one, whole; and the new one, whatever happens, once statefile.Write has returned nil.
+func TestPowerCut(t *testing.T) {
+	const name, before, after = "d/x.json", "old content", "new content, longer"
+	for cut := 1; ; cut++ {
+		d := powercut.New(cut, map[string][]byte{name: []byte(before), "d/.x.json.new": []byte("left behind")})
+		err := statefile.WriteOn(d, name, []byte(after))
+		if (err == nil) == d.Lost() {
+			t.Fatalf("cut %d: Write = %v, power lost = %v", cut, err, d.Lost())
+		}
+		for i, state := range d.After() {
+			if got := string(state[name]); got != after && (got != before || err == nil) {
+				t.Errorf("cut %d, state %d: %q after Write = %v", cut, i, got, err)
+			}
+		}
+		if err == nil {
+			if want := 8; cut != want {
+				t.Errorf("Write did %d operations, want %d: does it still sync?", cut-1, want-1)
+			}
+			return
+		}
+	}
 }
