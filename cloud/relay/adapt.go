@@ -56,14 +56,14 @@ type frontStore struct{ db *boltdb.DB }
 
 func (a frontStore) Device(id tether.DeviceID) (front.Device, bool, error) {
 	d, ok, err := a.db.Device(id)
-	return front.Device{ID: d.ID, Name: d.Name, Since: d.Since}, ok, err
+	return front.Device{ID: d.ID, Name: d.Name, Since: d.Since, Generation: d.Generation}, ok, err
 }
 
 func (a frontStore) Devices(after tether.DeviceID, limit int) ([]front.Device, error) {
 	list, err := a.db.Devices(after, limit)
 	out := make([]front.Device, len(list))
 	for i, d := range list {
-		out[i] = front.Device{ID: d.ID, Name: d.Name, Since: d.Since}
+		out[i] = front.Device{ID: d.ID, Name: d.Name, Since: d.Since, Generation: d.Generation}
 	}
 	return out, err
 }

@@ -30,6 +30,9 @@ const RoleAll = "all"
 const (
 	EnrollFirstUse = "trust-on-first-use" // the first key that an ID proves is its key
 	EnrollList     = "list"               // only devices that the operator has listed
+	// EnrollFactory: only devices with a certificate of the maker's factory; the first key
+	// that such an ID proves is its key (SPEC.md §4.11).
+	EnrollFactory = "factory"
 )
 
 // Defaults of Config.
@@ -57,6 +60,12 @@ type Config struct {
 	StateDir string   // default /var/lib/cloudrelay; made if it does not exist
 	Metrics  string   // host:port for Prometheus; "": no such listener
 	Enroll   string   // default trust-on-first-use
+	// FactoryCA are PEM files with the factories' authorities, read again when they change.
+	// Required with, and only with, EnrollFactory.
+	FactoryCA []string
+	// RenewCA and RenewKey are PEM files of an authority below one of FactoryCA that renews
+	// the certificates of connected devices; "": they are not renewed.
+	RenewCA, RenewKey string
 	// TrustedProxies are balancers whose X-Forwarded-For and X-Forwarded-Proto are believed.
 	TrustedProxies []netip.Prefix
 
@@ -146,8 +155,17 @@ func (c Config) Validate() error {
 			bad("domain", "%q is not a host name or IP address (without scheme and port)", d)
 		}
 	}
-	if c.Enroll != EnrollFirstUse && c.Enroll != EnrollList {
-		bad("enroll", "want %s or %s, not %q", EnrollFirstUse, EnrollList, c.Enroll)
+	switch c.Enroll {
+	case EnrollFirstUse, EnrollList:
+		for name, set := range map[string]bool{"factory-ca": len(c.FactoryCA) > 0, "renew-ca": c.RenewCA != "", "renew-key": c.RenewKey != ""} {
+			if set {
+				bad(name, "%w", errFactory)
+			}
+		}
+	case EnrollFactory:
+		c.validateFactory(bad)
+	default:
+		bad("enroll", "want %s, %s or %s, not %q", EnrollFirstUse, EnrollList, EnrollFactory, c.Enroll)
 	}
 	for _, p := range c.TrustedProxies {
 		if !p.IsValid() {
@@ -168,6 +186,25 @@ func (c Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateFactory reports mistakes about the authorities.
+func (c *Config) validateFactory(bad func(field, format string, a ...any)) {
+	if len(c.FactoryCA) == 0 {
+		bad("factory-ca", "enroll %s needs the certificate of the factory's authority", EnrollFactory)
+		return
+	}
+	roots, err := loadRoots(c.FactoryCA)
+	switch {
+	case err != nil:
+		bad("factory-ca", "%w", err)
+	case (c.RenewCA == "") != (c.RenewKey == ""):
+		bad("renew-ca", "an authority and its key belong together (renew-ca, renew-key)")
+	case c.RenewCA != "":
+		if _, err := loadIssuer(c.RenewCA, c.RenewKey, roots); err != nil {
+			bad("renew-ca", "%w", err)
+		}
+	}
 }
 
 // validHost takes IP addresses and names of letters, digits, hyphens and dots, whose

@@ -40,8 +40,19 @@ func (r *Relay) describe() {
 		"full":      func(n devnode.Stats) uint64 { return n.RefusedFull },
 		"throttled": func(n devnode.Stats) uint64 { return n.RefusedThrottled },
 		"protocol":  func(n devnode.Stats) uint64 { return n.RefusedProtocol },
+
+		"revoked":              func(n devnode.Stats) uint64 { return n.RefusedRevoked },
+		"certificate_expired":  func(n devnode.Stats) uint64 { return n.CertExpired },
+		"certificate_foreign":  func(n devnode.Stats) uint64 { return n.CertForeign },
+		"certificate_missing":  func(n devnode.Stats) uint64 { return n.CertMissing },
+		"certificate_mismatch": func(n devnode.Stats) uint64 { return n.CertMismatch },
 	} {
 		s.Counter("sessions_refused_total", "Devices turned away, by reason.", node(f), "reason", reason)
+	}
+	if r.roots != nil {
+		s.Gauge("certificates_ending", "Connected devices whose certificate ends within 30 days.", func() float64 { return float64(r.node.EndingCertificates()) })
+		s.Counter("certificate_renewals_total", "Certificates renewed over the tether, or not, by result.", node(func(n devnode.Stats) uint64 { return n.Renewed }), "result", "ok")
+		s.Counter("certificate_renewals_total", "Certificates renewed over the tether, or not, by result.", node(func(n devnode.Stats) uint64 { return n.RenewFailed }), "result", "failed")
 	}
 	s.Counter("notifications_received_total", "Notifications that devices sent.", node(func(n devnode.Stats) uint64 { return n.Notified }))
 	s.Counter("notifications_refused_total", "Notifications the store could not take; their devices send them again.", node(func(n devnode.Stats) uint64 { return n.Overloaded }))

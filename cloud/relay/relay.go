@@ -58,6 +58,7 @@ type Relay struct {
 	gate   *front.Gate
 	tokens *operator.Tokens
 	cert   *certificate // nil: TLS off
+	roots  *authorities // nil: devices need no certificate
 	set    *metrics.Set
 	budget *mux.Budget
 
@@ -103,6 +104,18 @@ func (r *Relay) build() (err error) {
 			return err
 		}
 	}
+	var factory *devnode.Factory
+	if cfg.Enroll == EnrollFactory {
+		if r.roots, err = newAuthorities(cfg.FactoryCA, r.log); err != nil {
+			return err
+		}
+		factory = &devnode.Factory{Roots: r.roots.now.Load, Now: now}
+		if cfg.RenewCA != "" {
+			if factory.Issuer, err = loadIssuer(cfg.RenewCA, cfg.RenewKey, r.roots.now.Load()); err != nil {
+				return err
+			}
+		}
+	}
 	r.db, err = boltdb.Open(boltdb.Config{Path: filepath.Join(cfg.StateDir, storeFile), Logger: r.log})
 	if err != nil {
 		return err
@@ -110,7 +123,7 @@ func (r *Relay) build() (err error) {
 	r.budget = &mux.Budget{Limit: memory() / 4}
 	r.node = devnode.New(devnode.Config{
 		Name: "all", Names: cfg.Domains, TLS: !cfg.TLSOff, Store: nodeStore{r.db}, Directory: directory.NewMemory(),
-		List: list, FirstUse: cfg.Enroll == EnrollFirstUse, Keepalive: cfg.Keepalive, MaxDevices: cfg.MaxDevices,
+		List: list, FirstUse: cfg.Enroll != EnrollList, Factory: factory, Keepalive: cfg.Keepalive, MaxDevices: cfg.MaxDevices,
 		Budget: r.budget, Logger: r.log,
 	})
 	r.set = metrics.New()
@@ -169,9 +182,16 @@ func (r *Relay) Run(ctx context.Context) (err error) {
 	g.Go(func() error { defer close(store); return r.db.Run(failed) })
 	g.Go(func() error { return r.node.Run(failed) })
 	g.Go(func() error { return r.settle(failed) })
+	g.Go(func() error { return r.node.Renew(failed) })
+	g.Go(func() error { return r.rekey(failed) })
+	var looks []func()
 	if r.cert != nil {
-		g.Go(func() error { return r.cert.run(failed) })
+		looks = append(looks, r.cert.look)
 	}
+	if r.roots != nil {
+		looks = append(looks, r.roots.look)
+	}
+	g.Go(func() error { return watchFiles(failed, looks...) })
 	srv := r.server()
 	g.Go(func() error { return closed(srv.Serve(r.gate.Listener(ln))) })
 	if mln != nil {
@@ -218,6 +238,9 @@ func (r *Relay) server() *http1.Server {
 	}
 	if r.cert != nil {
 		srv.TLS = r.cert.config()
+		if r.roots != nil {
+			r.roots.askDevices(srv.TLS)
+		}
 	}
 	return srv
 }

@@ -19,7 +19,7 @@ type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	now               atomic.Pointer[tls.Certificate]
-	stamp             string // of the version tried last; only run uses it after newCertificate
+	stamp             string // of the version tried last; only look uses it after newCertificate
 }
 
 func newCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
@@ -41,8 +41,8 @@ func loadCertificate(certFile, keyFile string) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// run looks at the files until ctx is done.
-func (c *certificate) run(ctx context.Context) error {
+// watchFiles calls each look now and again until ctx is done.
+func watchFiles(ctx context.Context, looks ...func()) error {
 	t := time.NewTicker(certEvery)
 	defer t.Stop()
 	for {
@@ -50,7 +50,9 @@ func (c *certificate) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			c.look()
+			for _, look := range looks {
+				look()
+			}
 		}
 	}
 }
@@ -72,9 +74,12 @@ func (c *certificate) look() {
 	c.log.Info("certificate taken over", "not_after", cert.Leaf.NotAfter)
 }
 
-func (c *certificate) stat() string {
+func (c *certificate) stat() string { return stampOf([]string{c.certFile, c.keyFile}) }
+
+// stampOf tells versions of files apart.
+func stampOf(files []string) string {
 	text := ""
-	for _, name := range []string{c.certFile, c.keyFile} {
+	for _, name := range files {
 		info, err := os.Stat(name)
 		if err != nil {
 			text += err.Error()

@@ -29,6 +29,7 @@ func program(errOut io.Writer) *settings.App {
 	var o options
 	var state string // of token and devices
 	var name string
+	var replace bool // of devices
 	stateDir := func(s *settings.Set) {
 		state = relay.DefaultStateDir
 		s.Path(&state, "state-dir", "the relay's directory for what it keeps")
@@ -44,6 +45,7 @@ func program(errOut io.Writer) *settings.App {
 			{Says: "a relay with its certificate; both files are read again when they change", Line: "cloudrelay --domain relay.example --tls-cert /etc/ssl/relay.pem --tls-key /etc/ssl/relay.key"},
 			{Says: "behind a load balancer that ends TLS and adds X-Forwarded-For", Line: "cloudrelay --domain relay.example --listen :8080 --tls off --trusted-proxies 10.0.0.0/8"},
 			{Says: "only devices that were listed before (see: cloudrelay devices)", Line: "cloudrelay --domain relay.example --tls-cert relay.pem --tls-key relay.key --enroll list"},
+			{Says: "only devices that the maker's factory certified", Line: "cloudrelay --domain relay.example --tls-cert relay.pem --tls-key relay.key --enroll factory --factory-ca factory.pem"},
 			{Says: "let a client in: make a token, then ask for the devices", Line: "cloudrelay token --name phone"},
 		},
 		Declare: func(s *settings.Set) { o.declare(s) },
@@ -75,18 +77,31 @@ func program(errOut io.Writer) *settings.App {
 			},
 		},
 		{
-			Name: "devices", Summary: "list devices with their keys beforehand, and take them off again",
-			Args: "add ID KEY | list | remove ID", MinArgs: 1, MaxArgs: 3,
-			Long: "A listed device is let in with its listed key and no other, also with trust on first use; so this " +
-				"is how a device that lost its key comes back. With --enroll list nobody else is let in, and a device " +
-				"that is taken off is disconnected. KEY is the public key as base64 (DER), or a PEM file.",
+			Name: "devices", Summary: "list devices with their keys beforehand, revoke them, let one come with a new key",
+			Args: "add ID KEY | import FILE | list | remove ID | revoke ID | unrevoke ID | revoked | rekey ID", MinArgs: 1, MaxArgs: 3,
+			Long: "A listed device is let in with its listed key and no other, whatever --enroll says. With --enroll list " +
+				"nobody else is let in, and a device that is taken off is disconnected. KEY is the public key as base64 (DER), " +
+				"or a PEM file. import reads a factory's export, a JSON object with id and key in each line: all of it, or " +
+				"nothing if a line is wrong, or has another key than the list has (see --replace). " +
+				"revoke keeps a device out, whatever it can prove, and disconnects it. rekey is for one that is not " +
+				"listed and lost its key: the next key it proves counts. All of it works whether the relay runs or not; " +
+				"one that runs notices within a second, one that does not when it starts.",
 			Samples: []settings.Sample{
 				{Says: "let one in", Line: "cloudrelay devices add 8f43…e1 MCowBQYDK2VwAyEA…"},
 				{Says: "with its key in a file", Line: "cloudrelay devices add 8f43…e1 device.pem"},
 				{Says: "which there are", Line: "cloudrelay devices list"},
+				{Says: "all that the factory made", Line: "cloudrelay devices import units.jsonl"},
+				{Says: "one was stolen", Line: "cloudrelay devices revoke 8f43…e1"},
+				{Says: "one came back from repair with a new key", Line: "cloudrelay devices rekey 8f43…e1"},
 			},
-			Declare: stateDir,
-			Run:     func(_ context.Context, in *settings.Parsed, out io.Writer) error { return devices(state, in.Args, out) },
+			Declare: func(s *settings.Set) {
+				stateDir(s)
+				replace = false
+				s.Switch(&replace, "replace", "import: replace the keys of devices that are listed with another one")
+			},
+			Run: func(_ context.Context, in *settings.Parsed, out io.Writer) error {
+				return devices(state, in.Args, replace, out, errOut)
+			},
 		},
 		settings.ExampleCommand(app, runCommand),
 		settings.VersionCommand("cloudrelay"),
@@ -125,8 +140,11 @@ func (o *options) declare(s *settings.Set) {
 		"load balancers whose X-Forwarded-For and X-Forwarded-Proto are believed", parsePrefix, netip.Prefix.String, settings.Example("10.0.0.0/8"))
 
 	s.Group("Devices")
-	s.Enum(&c.Enroll, "enroll", []string{relay.EnrollFirstUse, relay.EnrollList},
-		"who may come: any device, bound to the key it proves first, or only those listed by: cloudrelay devices")
+	s.Enum(&c.Enroll, "enroll", []string{relay.EnrollFirstUse, relay.EnrollList, relay.EnrollFactory},
+		"who may come: any device, bound to the key it proves first; or only those listed by: cloudrelay devices; or only those with a certificate of the factory")
+	s.Strings(&c.FactoryCA, "factory-ca", "with --enroll factory: PEM files with the certificates of the factories' authorities", settings.What("FILE"), settings.Example("/etc/cloudrelay/factory.pem"))
+	s.File(&c.RenewCA, "renew-ca", "with --enroll factory: a PEM file with the certificate of an authority below the factory's, which renews those of connected devices", settings.Example("/etc/cloudrelay/renew.pem"))
+	s.File(&c.RenewKey, "renew-key", "a PEM file with that authority's key", settings.Example("/etc/cloudrelay/renew.key"))
 	s.Int(&c.MaxDevices, "max-devices", 1, 1_000_000, "how many may be connected at once")
 	s.Duration(&c.Keepalive, "keepalive", 15*time.Second, 240*time.Second, "after how much silence a device says that it is there; keep it under the load balancer's idle limit")
 

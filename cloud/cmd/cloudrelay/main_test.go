@@ -123,8 +123,75 @@ func TestDevicesCommand(t *testing.T) {
 	if code, _, errOut := call("devices", "add", string(id), "nonsense", "--state-dir", dir); code != 1 || !strings.Contains(errOut, "Ed25519") {
 		t.Errorf("bad key: %d %s", code, errOut)
 	}
+	if code, _, errOut := call("devices", "rekey", string(id), "--state-dir", dir); code != 1 || !strings.Contains(errOut, "on the list") {
+		t.Errorf("rekey of a listed device: %d %s", code, errOut)
+	}
 	if code, _, _ := call("devices", "remove", id.Label(), "--state-dir", dir); code != 0 {
 		t.Errorf("remove: exit %d", code)
+	}
+	if code, _, errOut := call("devices", "rekey", string(id), "--state-dir", dir); code != 0 {
+		t.Errorf("rekey: %d %s", code, errOut)
+	}
+}
+
+func TestDevicesRevokeAndImport(t *testing.T) {
+	dir := t.TempDir()
+	id := string(tether.NewDeviceID([]byte("x")))
+	line := func() string {
+		pub, _, _ := ed25519.GenerateKey(rand.Reader)
+		der, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf(`{"id":%q,"key":%q,"model":"a"}`, id, base64.StdEncoding.EncodeToString(der))
+	}
+	file := filepath.Join(t.TempDir(), "units.jsonl")
+	first, second := line(), line()
+	for _, c := range []struct {
+		what string // in the file, if the command reads it
+		args []string
+		code int
+		out  string // in either output
+	}{
+		{"", []string{"revoke", id}, 0, ""},
+		{"", []string{"revoke", id}, 0, "already"},
+		{"", []string{"revoked"}, 0, id + " 20"},
+		{"", []string{"unrevoke", id}, 0, ""},
+		{"", []string{"unrevoke", id}, 1, "not revoked"},
+		{"", []string{"revoke"}, 2, "want:"},
+		{first, []string{"import", file}, 0, "added 1, changed 0, unchanged 0"},
+		{first, []string{"import", file}, 0, "added 0, changed 0, unchanged 1"},
+		{second, []string{"import", file}, 1, "another key"},
+		{second, []string{"import", file, "--replace"}, 0, "added 0, changed 1, unchanged 0"},
+		{"nonsense", []string{"import", file}, 1, "line 1"},
+		{"", []string{"list", "--replace"}, 2, "--replace"},
+		{"", []string{"import", file + ".not"}, 1, "no such file"},
+	} {
+		if err := os.WriteFile(file, []byte(c.what+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, out, errOut := call(append(append([]string{"devices"}, c.args...), "--state-dir", dir)...)
+		if code != c.code || !strings.Contains(out+errOut, c.out) {
+			t.Errorf("devices %v: exit %d, %q %q, want %d and %q", c.args, code, out, errOut, c.code, c.out)
+		}
+	}
+}
+
+// Mistakes about the factory are told with the setting that they are in.
+func TestFactorySettings(t *testing.T) {
+	ok := []string{"--domain", "relay.example", "--tls", "off"}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--enroll", "factory"}, "factory-ca: enroll factory needs"},
+		{[]string{"--enroll", "factory", "--factory-ca", "/nowhere.pem"}, "/nowhere.pem"},
+		{[]string{"--factory-ca", "/nowhere.pem"}, "only with enroll factory"},
+	} {
+		code, _, errOut := call(append(c.args, ok...)...)
+		if code != 2 || !strings.Contains(errOut, c.want) {
+			t.Errorf("%v: exit %d, %q, want 2 and %q", c.args, code, errOut, c.want)
+		}
 	}
 }
 

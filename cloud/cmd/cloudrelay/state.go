@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -47,27 +48,55 @@ func token(state, name string, args []string, out io.Writer) error {
 }
 
 // devices does the command of that name.
-func devices(state string, args []string, out io.Writer) error {
-	if args[0] == "list" && len(args) == 1 {
+func devices(state string, args []string, replace bool, out, errOut io.Writer) error {
+	verb := args[0]
+	if replace && verb != "import" {
+		return usage("--replace is for import")
+	}
+	want := map[string]int{"add": 3, "import": 2, "list": 1, "remove": 2, "revoke": 2, "unrevoke": 2, "revoked": 1, "rekey": 2}[verb]
+	if want != len(args) {
+		return usage("want: devices add ID KEY, import FILE, list, remove ID, revoke ID, unrevoke ID, revoked, or rekey ID")
+	}
+	switch verb {
+	case "list":
 		list, err := relay.ListedDevices(state)
 		if err != nil {
 			return err
 		}
+		w := bufio.NewWriter(out)
 		for _, d := range list {
-			fmt.Fprintf(out, "%s %s\n", d.ID, base64.StdEncoding.EncodeToString(d.Key))
+			fmt.Fprintf(w, "%s %s\n", d.ID, base64.StdEncoding.EncodeToString(d.Key))
+		}
+		return w.Flush()
+	case "revoked":
+		list, err := relay.RevokedDevices(state)
+		if err != nil {
+			return err
+		}
+		for _, d := range list {
+			fmt.Fprintf(out, "%s %s\n", d.ID, d.At.Format(time.RFC3339))
 		}
 		return nil
-	}
-	add := args[0] == "add" && len(args) == 3
-	if !add && !(args[0] == "remove" && len(args) == 2) {
-		return usage("want: devices add ID KEY, devices list, or devices remove ID")
+	case "import":
+		return importDevices(state, args[1], replace, out, errOut)
 	}
 	id, err := tether.ParseDeviceID(args[1])
 	if err != nil {
 		return usage("%q: %w", args[1], err)
 	}
-	if !add {
+	switch verb {
+	case "remove":
 		return relay.RemoveDevice(state, id)
+	case "unrevoke":
+		return relay.UnrevokeDevice(state, id)
+	case "rekey":
+		return relay.RekeyDevice(state, id)
+	case "revoke":
+		added, err := relay.RevokeDevice(state, id)
+		if err == nil && !added {
+			fmt.Fprintf(out, "device %s was revoked already\n", id)
+		}
+		return err
 	}
 	text := []byte(args[2])
 	if file, err := os.ReadFile(args[2]); err == nil {
@@ -77,4 +106,23 @@ func devices(state string, args []string, out io.Writer) error {
 		return fmt.Errorf("%q: %w", args[2], err)
 	}
 	return nil
+}
+
+// importDevices lists what a factory exported; "-" is the standard input.
+func importDevices(state, file string, replace bool, out, errOut io.Writer) error {
+	in := os.Stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	done, err := relay.ImportDevices(state, in, replace, func(lines int) { fmt.Fprintf(errOut, "%d lines read\n", lines) })
+	if err != nil {
+		return fmt.Errorf("nothing was imported: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "added %d, changed %d, unchanged %d\n", done.Added, done.Changed, done.Unchanged)
+	return err
 }

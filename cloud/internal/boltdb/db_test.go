@@ -83,7 +83,7 @@ func note(epoch, seq uint64, text string) frame.Notify {
 
 func enrol(t *testing.T, db *DB, id tether.DeviceID) {
 	t.Helper()
-	if _, _, err := db.Enrol(t.Context(), id, []byte("key")); err != nil {
+	if _, _, err := db.Enrol(t.Context(), id, []byte("key"), 7); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -99,7 +99,7 @@ func TestEnrolKeepsTheFirstKey(t *testing.T) {
 	for i := range kept {
 		wg.Go(func() {
 			var err error
-			kept[i], made[i], err = db.Enrol(t.Context(), id, fmt.Append(nil, "key ", i))
+			kept[i], made[i], err = db.Enrol(t.Context(), id, fmt.Append(nil, "key ", i), 7)
 			if err != nil {
 				t.Error(err)
 			}
@@ -120,11 +120,11 @@ func TestEnrolKeepsTheFirstKey(t *testing.T) {
 	}
 	stop()
 	db, _ = running(t, Config{Path: file})
-	again, created, err := db.Enrol(t.Context(), id, []byte("a foreign key"))
+	again, created, err := db.Enrol(t.Context(), id, []byte("a foreign key"), 7)
 	if err != nil || created || !bytes.Equal(again, kept[0]) {
 		t.Errorf("after a restart: Enrol = %q, %v, %v, want the first key %q", again, created, err, kept[0])
 	}
-	if err := db.SetKey(t.Context(), id, []byte("new")); err != nil {
+	if err := db.SetKey(t.Context(), id, []byte("new"), 7); err != nil {
 		t.Fatal(err)
 	}
 	if d, ok, err := db.Device(id); err != nil || !ok || string(d.Key) != "new" {
@@ -324,7 +324,7 @@ func TestFailedCommitIsRepeated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	id := device(1)
-	if _, _, err := db.Enrol(ctx, id, []byte("key")); err == nil {
+	if _, _, err := db.Enrol(ctx, id, []byte("key"), 7); err == nil {
 		t.Error("Enrol did not end with its context")
 	}
 	a := newAcks()
@@ -456,7 +456,7 @@ func TestDevicesAreBounded(t *testing.T) {
 	enrol(t, db, device(2))
 	stop()
 	db, _ = running(t, Config{Path: file, MaxDevices: 2})
-	if _, _, err := db.Enrol(t.Context(), device(3), []byte("key")); !errors.Is(err, ErrTooMany) {
+	if _, _, err := db.Enrol(t.Context(), device(3), []byte("key"), 7); !errors.Is(err, ErrTooMany) {
 		t.Errorf("third device: %v, want ErrTooMany", err)
 	}
 	enrol(t, db, device(2)) // is known
@@ -483,7 +483,69 @@ func TestAfterRun(t *testing.T) {
 	if err := db.Append(device(1), note(7, 1, "x"), nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("Append = %v, want ErrClosed", err)
 	}
-	if _, _, err := db.Enrol(t.Context(), device(1), nil); err == nil {
+	if _, _, err := db.Enrol(t.Context(), device(1), nil, 7); err == nil {
 		t.Error("Enrol after the end succeeded")
+	}
+}
+
+func TestForgetKeyAndGeneration(t *testing.T) {
+	file := path(t)
+	db, stop := running(t, Config{Path: file})
+	id := device(1)
+	enrol(t, db, id) // with generation 7
+	if err := db.Describe(id, "Garden", []byte(`{"name":"Garden"}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ tell, before, keeps uint32 }{{7, 7, 7}, {9, 7, 9}, {8, 9, 9}, {0, 9, 9}} {
+		before, err := db.SetGeneration(t.Context(), id, c.tell)
+		d, _, _ := db.Device(id)
+		if err != nil || before != c.before || d.Generation != c.keeps {
+			t.Errorf("SetGeneration(%d) = %d, %v, keeps %d, want %d and %d", c.tell, before, err, d.Generation, c.before, c.keeps)
+		}
+	}
+	if before, err := db.SetGeneration(t.Context(), device(2), 5); before != 0 || err != nil {
+		t.Errorf("an unknown device: %d, %v", before, err)
+	}
+	if err := db.ForgetKey(t.Context(), device(2)); err != nil {
+		t.Errorf("forget the key of an unknown device: %v", err)
+	}
+	if err := db.ForgetKey(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	db, _ = running(t, Config{Path: file})
+	kept, created, err := db.Enrol(t.Context(), id, []byte("another"), 3)
+	if err != nil || !created || string(kept) != "another" {
+		t.Errorf("Enrol after ForgetKey = %q, %v, %v, want the new key", kept, created, err)
+	}
+	if kept, created, err := db.Enrol(t.Context(), id, []byte("a third"), 3); err != nil || created || string(kept) != "another" {
+		t.Errorf("Enrol after that = %q, %v, %v, want no other key", kept, created, err)
+	}
+	if d, ok, err := db.Device(id); err != nil || !ok || d.Name != "Garden" || d.Generation != 9 {
+		t.Errorf("the rest of the device = %+v, %v, %v, want it as it was", d, ok, err)
+	}
+	if list, err := db.Devices("", 10); err != nil || len(list) != 1 {
+		t.Errorf("%d devices, %v, want 1", len(list), err)
+	}
+}
+
+// Records of the version before are read, and written in the present one.
+func TestRecordVersions(t *testing.T) {
+	at := time.UnixMilli(1767225600000).UTC()
+	want := record{key: []byte("key"), enrolled: at, generation: 0x01020304, name: "Garden"}
+	b := want.encode()
+	if got, err := decodeRecord(device(1), b); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read again: %+v, %v, want %+v", got, err, want)
+	}
+	old := append([]byte{1}, b[1:9]...)
+	old = append(old, b[13:]...)
+	want.generation = 0
+	if got, err := decodeRecord(device(1), old); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("version 1: %+v, %v, want %+v", got, err, want)
+	}
+	for _, bad := range [][]byte{nil, {1}, {2}, {3}, old[:10], b[:14], b[:16]} {
+		if _, err := decodeRecord(device(1), bad); err == nil {
+			t.Errorf("%x was read", bad)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -19,36 +20,47 @@ type Device struct {
 	Enrolled time.Time // when that was
 	Name     string    // from its descriptor; empty until one came
 	Since    time.Time // last change between online and offline; while offline: when it was last heard of
+	// Generation of the owner: the highest that the device told; 0: none (SPEC.md §4.11).
+	Generation uint32
 }
 
-// record is the stored form of a device: version u8 (1), enrolled in unix milliseconds
-// u64, length of the key u16, the key, and the name to the end. Ten thousand of them are
-// mapped into the relay's memory, so they are not JSON.
+// record is the stored form of a device: version u8 (2), enrolled in unix milliseconds
+// u64, generation u32, length of the key u16, the key, and the name to the end. Version 1
+// had no generation. Ten thousand of them are mapped into the relay's memory, so they are
+// not JSON.
 type record struct {
-	key      []byte
-	enrolled time.Time
-	name     string
+	key        []byte // empty: forgotten, the next one that is proved counts
+	enrolled   time.Time
+	generation uint32
+	name       string
 }
 
 const (
-	recordVersion = 1
-	recordHead    = 1 + 8 + 2
+	recordVersion = 2
+	recordHead    = 1 + 8 + 4 + 2
 )
 
 func (r record) encode() []byte {
 	b := append(make([]byte, 0, recordHead+len(r.key)+len(r.name)), recordVersion)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.enrolled.UnixMilli()))
+	b = binary.BigEndian.AppendUint32(b, r.generation)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(r.key)))
 	return append(append(b, r.key...), r.name...)
 }
 
 func decodeRecord(id tether.DeviceID, b []byte) (r record, err error) {
-	if len(b) < recordHead || b[0] != recordVersion || len(b) < recordHead+int(binary.BigEndian.Uint16(b[9:])) {
+	const generation = 1 + 8 // where it stands, from version 2 on
+	if len(b) > 0 && b[0] == 1 {
+		b = slices.Insert(bytes.Clone(b), min(generation, len(b)), 0, 0, 0, 0)
+		b[0] = recordVersion
+	}
+	if len(b) < recordHead || b[0] != recordVersion || len(b) < recordHead+int(binary.BigEndian.Uint16(b[recordHead-2:])) {
 		return r, fmt.Errorf("read device %s: not a record of this version", id.Short())
 	}
-	name := recordHead + int(binary.BigEndian.Uint16(b[9:]))
+	name := recordHead + int(binary.BigEndian.Uint16(b[recordHead-2:]))
 	return record{
-		key: bytes.Clone(b[recordHead:name]), enrolled: time.UnixMilli(int64(binary.BigEndian.Uint64(b[1:]))).UTC(), name: string(b[name:]),
+		key: bytes.Clone(b[recordHead:name]), enrolled: time.UnixMilli(int64(binary.BigEndian.Uint64(b[1:]))).UTC(),
+		generation: binary.BigEndian.Uint32(b[generation:]), name: string(b[name:]),
 	}, nil
 }
 
@@ -76,24 +88,29 @@ func decodeSeen(b []byte) seen {
 
 // Enrol keeps the first key that an ID came with and returns the key that counts from
 // then on: the given one when created is true, else the one kept earlier, which may
-// differ. It returns once the key is on disk. ErrTooMany: the store is full of devices.
-func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, public []byte) (kept []byte, created bool, err error) {
+// differ. A device that is new begins with the given owner generation. It returns once the
+// key is on disk. ErrTooMany: the store is full of devices.
+func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) (kept []byte, created bool, err error) {
 	k, err := keyOf(id)
 	if err != nil {
 		return nil, false, err
 	}
-	if d, ok, err := db.Device(id); err != nil || ok {
+	if d, ok, err := db.Device(id); err != nil || ok && len(d.Key) > 0 {
 		return d.Key, false, err
 	}
-	r := record{key: bytes.Clone(public), enrolled: time.Now().UTC().Truncate(time.Millisecond)}
+	r := record{key: bytes.Clone(public), generation: generation, enrolled: time.Now().UTC().Truncate(time.Millisecond)}
 	var other []byte
 	var full bool
 	err = db.do(ctx, func(tx *bolt.Tx, c *commit) error {
 		other, full = nil, false
 		if v := tx.Bucket(bucketDevice).Get(k[:]); v != nil { // another connection was first
 			have, err := decodeRecord(id, v)
-			other = have.key
-			return err
+			if err != nil || len(have.key) > 0 {
+				other = have.key
+				return err
+			}
+			have.key = r.key // it was forgotten
+			return tx.Bucket(bucketDevice).Put(k[:], have.encode())
 		}
 		if full = db.devices+c.devices >= db.cfg.MaxDevices; full {
 			return nil
@@ -118,17 +135,37 @@ func (db *DB) Enrol(ctx context.Context, id tether.DeviceID, public []byte) (kep
 
 // SetKey writes the key of a device whatever was kept before: the operator decides.
 // Nothing is written when it is the same already.
-func (db *DB) SetKey(ctx context.Context, id tether.DeviceID, public []byte) error {
+func (db *DB) SetKey(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) error {
 	d, ok, err := db.Device(id)
 	if err != nil || ok && bytes.Equal(d.Key, public) {
 		return err
 	}
 	if !ok {
-		if _, created, err := db.Enrol(ctx, id, public); err != nil || created {
+		if _, created, err := db.Enrol(ctx, id, public, generation); err != nil || created {
 			return err
 		}
 	}
 	return db.change(ctx, id, func(r *record) { r.key = bytes.Clone(public) })
+}
+
+// ForgetKey makes the next key that a device proves the one that counts: the operator
+// decides. It returns once that is on disk; an unknown device stays unknown.
+func (db *DB) ForgetKey(ctx context.Context, id tether.DeviceID) error {
+	return db.change(ctx, id, func(r *record) { r.key = nil })
+}
+
+// SetGeneration keeps the highest owner generation of a device and returns the one before.
+// It returns once that is on disk.
+func (db *DB) SetGeneration(ctx context.Context, id tether.DeviceID, generation uint32) (before uint32, err error) {
+	d, ok, err := db.Device(id)
+	if err != nil || !ok || d.Generation >= generation {
+		return d.Generation, err
+	}
+	err = db.change(ctx, id, func(r *record) {
+		before = r.generation
+		r.generation = max(before, generation)
+	})
+	return before, err
 }
 
 // Describe keeps what the device says of itself; nothing is written when it says the
@@ -233,7 +270,7 @@ func (db *DB) device(tx *bolt.Tx, k key, v []byte) (Device, error) {
 		s = newer
 	}
 	db.mu.Unlock()
-	return Device{ID: id, Key: r.key, Enrolled: r.enrolled, Name: r.name, Since: s.at.UTC()}, nil
+	return Device{ID: id, Key: r.key, Enrolled: r.enrolled, Name: r.name, Since: s.at.UTC(), Generation: r.generation}, nil
 }
 
 // Devices returns up to limit devices whose ID follows after, in the order of their

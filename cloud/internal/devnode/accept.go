@@ -3,13 +3,16 @@ package devnode
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/mux"
 	"github.com/cloudrest/cloudrest/tether/session"
 )
@@ -22,7 +25,10 @@ const (
 )
 
 // attempt is one handshake, in the context of its request.
-type attempt struct{ known bool } // it was told why it ended, or opened
+type attempt struct {
+	known bool     // verify recorded why it ended, or it opened
+	life  lifetime // of the certificate
+}
 
 type attemptKey struct{}
 
@@ -46,14 +52,21 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 		for i, v := range r.Header["Sec-Websocket-Protocol"] {
 			r.Header["Sec-Websocket-Protocol"][i] = strings.Clone(v)
 		}
-		rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
+		err := rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
 			at.known = true
 			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped)
-			return n.open(s, p.ID, keyHash(p.PublicDER), p.Info)
+			return n.open(s, p.ID, keyHash(p.PublicDER), at.life, p.Info)
 		})
 		if !at.known { // a bad proof, or not even the protocol
 			n.count.refusedProtocol.Add(1)
-			n.failed(r.RemoteAddr)
+			if !n.failed(r.RemoteAddr) {
+				return
+			}
+			if e, ok := errors.AsType[*session.RefusedError](err); ok && e.Code == frame.GoAwayAuth {
+				n.log.Warn("device refused", "security", "device_proof_invalid", "device", e.Device, "peer", r.RemoteAddr, "err", e.Err)
+				return
+			}
+			n.log.Info("handshake failed", "peer", r.RemoteAddr, "err", err)
 		}
 	}
 }
@@ -96,51 +109,92 @@ func (n *Node) failed(addr string) bool {
 	return n.failures.Fail(addr, time.Now()) == 0
 }
 
-// verify decides about enrolment. The operator's list comes first: a key on it counts
-// whatever the device proved before, and without trust on first use nothing else does.
+// verify decides about enrolment: revocations, the factory's certificate where one is
+// needed, then the key. The operator's list comes first there: a key on it counts whatever
+// the device proved before, and without trust on first use nothing else does. So a new key
+// needs the operator, also with a good certificate.
 func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
-	if at, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+	at, _ := ctx.Value(attemptKey{}).(*attempt)
+	if at != nil {
 		at.known = true
 	}
 	if n.online() >= n.cfg.MaxDevices && n.lookup(p.ID) == nil {
 		n.count.refusedFull.Add(1)
 		return fmt.Errorf("%w: %d devices are connected", session.ErrOverload, n.cfg.MaxDevices)
 	}
+	if n.cfg.List.Revoked(p.ID) {
+		return n.deny(p, &n.count.refusedRevoked, "device_certificate_revoked", &session.DeniedError{Err: session.ErrUnknown, Text: textRevoked}, nil)
+	}
+	if n.cfg.Factory != nil {
+		life, err := n.certified(p)
+		if err != nil {
+			return err
+		}
+		if at != nil {
+			at.life = life
+		}
+	}
+	have := sha256.Sum256(p.PublicDER)
 	want, listed := n.cfg.List.Key(p.ID)
 	switch {
-	case listed && sameKey(want, p.PublicDER):
-		err = n.cfg.Store.SetKey(ctx, p.ID, p.PublicDER)
+	case listed && want == have:
+		err = n.cfg.Store.SetKey(ctx, p.ID, p.PublicDER, p.Generation)
 	case listed:
 	case !n.cfg.FirstUse:
-		n.count.refusedUnknown.Add(1)
-		if n.failed(p.RemoteAddr) {
-			n.log.Warn("device refused", "security", "device_unknown", "device", p.ID, "key", p.KeyID, "peer", p.RemoteAddr)
-		}
-		return session.ErrUnknown
+		return n.deny(p, &n.count.refusedUnknown, "device_unknown", &session.DeniedError{Err: session.ErrUnknown, Text: "device not enrolled: the operator of this relay has not listed it"}, nil)
 	default:
+		var kept []byte
 		var created bool
-		want, created, err = n.cfg.Store.Enrol(ctx, p.ID, p.PublicDER)
+		kept, created, err = n.cfg.Store.Enrol(ctx, p.ID, p.PublicDER, p.Generation)
+		want = sha256.Sum256(kept)
 		if created {
 			n.log.Info("device enrolled", "security", "device_enrolled", "device", p.ID, "key", p.KeyID, "peer", p.RemoteAddr)
 		}
 	}
 	if err != nil {
-		n.count.refusedFull.Add(1)
-		n.log.Warn("device not enrolled", "device", p.ID, "peer", p.RemoteAddr, "err", err)
-		return fmt.Errorf("%w: %w", session.ErrOverload, err)
+		return n.unstored(p, err)
 	}
-	if !sameKey(want, p.PublicDER) {
-		n.count.refusedAuth.Add(1)
-		if n.failed(p.RemoteAddr) {
-			n.log.Warn("device refused", "security", "device_key_mismatch", "device", p.ID, "key", p.KeyID, "peer", p.RemoteAddr)
-		}
-		return session.ErrKey
+	if want != have {
+		return n.deny(p, &n.count.refusedAuth, "device_key_mismatch", &session.DeniedError{Err: session.ErrKey,
+			Text: "key changed: this relay knows the device with another key, its operator can allow the new one"}, nil)
+	}
+	before, err := n.cfg.Store.SetGeneration(ctx, p.ID, p.Generation)
+	switch {
+	case err != nil:
+		return n.unstored(p, err)
+	case p.Generation > before:
+		n.log.Warn("device was reset to its factory state", "security", "device_factory_reset", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)
+	case p.Generation < before:
+		n.log.Warn("device tells an owner generation that is over: an old copy of its memory?", "security", "device_generation_lower", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)
 	}
 	return nil
 }
 
+// textRevoked is what a revoked device is told.
+const textRevoked = "device revoked: ask the operator of this relay"
+
+// deny counts and records a refusal. err has more than the device is told, or is nil.
+func (n *Node) deny(p *session.Peer, count *atomic.Uint64, event string, denied *session.DeniedError, err error) error {
+	count.Add(1)
+	if n.failed(p.RemoteAddr) {
+		attrs := []any{"security", event, "device", p.ID, "key", p.KeyID, "peer", p.RemoteAddr, "reason", denied.Text}
+		if err != nil {
+			attrs = append(attrs, "err", err)
+		}
+		n.log.Warn("device refused", attrs...)
+	}
+	return denied
+}
+
+// unstored is a refusal because of the store.
+func (n *Node) unstored(p *session.Peer, err error) error {
+	n.count.refusedFull.Add(1)
+	n.log.Warn("device not enrolled", "device", p.ID, "peer", p.RemoteAddr, "err", err)
+	return fmt.Errorf("%w: %w", session.ErrOverload, err)
+}
+
 // keyHash is enough of a key to tell whether it is another one.
-func keyHash(der []byte) [8]byte {
+func keyHash(der []byte) [16]byte {
 	sum := sha256.Sum256(der)
-	return [8]byte(sum[:8])
+	return [16]byte(sum[:])
 }

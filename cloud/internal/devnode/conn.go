@@ -24,7 +24,7 @@ type conn struct {
 	node    *Node
 	id      tether.DeviceID
 	session *mux.Session
-	key     [8]byte                // begin of the key's hash: tells whether the list changed it
+	proven  proven
 	epoch   uint64                 // of the directory
 	opened  int64                  // unix nanoseconds
 	flaps   uint8                  // how often in a row a connection of this device was replaced soon
@@ -40,10 +40,19 @@ type conn struct {
 	acking bool           // a goroutine sends it; guarded by ackMu
 }
 
+// proven is what is kept of who came: not the certificate itself, only its times.
+type proven struct {
+	key   [16]byte      // begin of the key's hash: tells whether the list changed it
+	renew atomic.Uint32 // when a third of the certificate's life is left, unix seconds; 0: there is none
+	end   atomic.Uint32 // of the certificate, unix seconds; 0: there is none
+}
+
 // open takes a session over as the newest of its device. It returns what the session is
 // to call.
-func (n *Node) open(s *mux.Session, id tether.DeviceID, key [8]byte, info []byte) mux.Handlers {
-	c := &conn{node: n, id: id, session: s, key: key, opened: time.Now().UnixNano()}
+func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifetime, info []byte) mux.Handlers {
+	c := &conn{node: n, id: id, session: s, opened: time.Now().UnixNano()}
+	c.proven.key = key
+	c.proven.live(life)
 	epoch, err := n.cfg.Directory.Claim(context.Background(), id, n.cfg.Name)
 	if err != nil {
 		// Without the directory the device is still served by whoever asks this node.

@@ -8,6 +8,7 @@ package devnode
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"math"
@@ -37,6 +38,7 @@ const (
 
 const (
 	sweepEvery = 5 * time.Second
+	lookEvery  = time.Second      // for changes of the operator's
 	pongWait   = 10 * time.Second // for any byte after the sweep's PING
 
 	minSpread       = 10 * time.Second
@@ -54,10 +56,13 @@ const (
 
 // Store is what the node keeps of devices.
 type Store interface {
-	// Enrol keeps the first key of an ID and returns the one that counts.
-	Enrol(ctx context.Context, id tether.DeviceID, public []byte) (kept []byte, created bool, err error)
+	// Enrol keeps the first key of an ID and returns the one that counts; the generation is
+	// kept with a device that is new.
+	Enrol(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) (kept []byte, created bool, err error)
 	// SetKey replaces it: the operator's list says so.
-	SetKey(ctx context.Context, id tether.DeviceID, public []byte) error
+	SetKey(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) error
+	// SetGeneration keeps the highest owner generation and returns the one before.
+	SetGeneration(ctx context.Context, id tether.DeviceID, generation uint32) (before uint32, err error)
 	Describe(id tether.DeviceID, name string, raw []byte) error
 	Online(id tether.DeviceID, at time.Time)
 	Offline(id tether.DeviceID, at time.Time)
@@ -72,11 +77,14 @@ type Acker interface {
 	Stored(last tether.EventID, n int)
 }
 
-// List is the operator's list of devices and their keys.
+// List is what the operator wrote of devices.
 type List interface {
-	Key(id tether.DeviceID) (public []byte, ok bool)
-	// All is the list in force; another pointer is another version.
-	All() *map[tether.DeviceID][]byte
+	// Key is the SHA-256 of the key (DER) that a listed device must have.
+	Key(id tether.DeviceID) (sum [sha256.Size]byte, ok bool)
+	// Revoked devices are never let in.
+	Revoked(id tether.DeviceID) bool
+	// Version is another number after each change.
+	Version() uint64
 }
 
 // Config of a Node. Store, Directory, List and Names are required.
@@ -88,6 +96,7 @@ type Config struct {
 	Directory  directory.Directory
 	List       List
 	FirstUse   bool          // a device that is not on the list enrols by the first key it proves
+	Factory    *Factory      // whose certificates devices need; nil: they need none
 	Keepalive  time.Duration // default 25 s
 	MaxDevices int           // connected at once; default 20000
 	Handshakes int           // at once; default 256
@@ -107,8 +116,8 @@ type Node struct {
 	conns map[tether.DeviceID]*conn // the newest of each device; guarded by mu
 
 	draining atomic.Bool
-	listed   atomic.Pointer[map[tether.DeviceID][]byte] // version that the connections were checked against
-	asking   atomic.Bool                                // a round of PINGs is under way
+	listed   atomic.Uint64 // version that the connections were checked against
+	asking   atomic.Bool   // a round of PINGs is under way
 	count    counters
 }
 
@@ -116,6 +125,9 @@ type counters struct {
 	opened, replaced, lost, silent                        atomic.Uint64
 	refusedGate, refusedAuth, refusedUnknown, refusedFull atomic.Uint64
 	refusedThrottled, refusedProtocol                     atomic.Uint64
+	refusedRevoked                                        atomic.Uint64
+	certExpired, certForeign, certMissing, certMismatch   atomic.Uint64
+	renewed, renewFailed                                  atomic.Uint64
 	notified, overloaded                                  atomic.Uint64
 }
 
@@ -138,7 +150,7 @@ func New(cfg Config) *Node {
 		failures: throttle.New(badProofs, badProofsEach),
 	}
 	n.gate.limit = cfg.Handshakes
-	n.listed.Store(cfg.List.All())
+	n.listed.Store(cfg.List.Version())
 	n.accept = n.acceptor()
 	return n
 }
@@ -152,6 +164,9 @@ type Stats struct {
 	Opened, Replaced, Lost, Silent uint64
 	// Refused counts by reason.
 	RefusedGate, RefusedAuth, RefusedUnknown, RefusedFull, RefusedThrottled, RefusedProtocol uint64
+	RefusedRevoked                                                                           uint64
+	CertExpired, CertForeign, CertMissing, CertMismatch                                      uint64
+	Renewed, RenewFailed                                                                     uint64 // certificates
 	Notified, Overloaded                                                                     uint64
 }
 
@@ -163,6 +178,8 @@ func (n *Node) Stats() Stats {
 		Opened: c.opened.Load(), Replaced: c.replaced.Load(), Lost: c.lost.Load(), Silent: c.silent.Load(),
 		RefusedGate: c.refusedGate.Load(), RefusedAuth: c.refusedAuth.Load(), RefusedUnknown: c.refusedUnknown.Load(),
 		RefusedFull: c.refusedFull.Load(), RefusedThrottled: c.refusedThrottled.Load(), RefusedProtocol: c.refusedProtocol.Load(),
+		RefusedRevoked: c.refusedRevoked.Load(), CertExpired: c.certExpired.Load(), CertForeign: c.certForeign.Load(),
+		CertMissing: c.certMissing.Load(), CertMismatch: c.certMismatch.Load(), Renewed: c.renewed.Load(), RenewFailed: c.renewFailed.Load(),
 		Notified: c.notified.Load(), Overloaded: c.overloaded.Load(),
 	}
 }

@@ -3,6 +3,7 @@ package devnode
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -33,13 +34,15 @@ type memory struct {
 	events  []frame.Notify
 	full    error
 	enrolls error
+
+	generations map[tether.DeviceID]uint32
 }
 
 func newMemory() *memory {
-	return &memory{keys: map[tether.DeviceID][]byte{}, state: map[tether.DeviceID]string{}, at: map[tether.DeviceID]time.Time{}, names: map[tether.DeviceID]string{}}
+	return &memory{keys: map[tether.DeviceID][]byte{}, state: map[tether.DeviceID]string{}, at: map[tether.DeviceID]time.Time{}, names: map[tether.DeviceID]string{}, generations: map[tether.DeviceID]uint32{}}
 }
 
-func (m *memory) Enrol(_ context.Context, id tether.DeviceID, public []byte) ([]byte, bool, error) {
+func (m *memory) Enrol(_ context.Context, id tether.DeviceID, public []byte, generation uint32) ([]byte, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.enrolls != nil {
@@ -48,13 +51,24 @@ func (m *memory) Enrol(_ context.Context, id tether.DeviceID, public []byte) ([]
 	if k, ok := m.keys[id]; ok {
 		return k, false, nil
 	}
-	m.keys[id] = public
+	m.keys[id], m.generations[id] = public, generation
 	return public, true, nil
 }
 
-func (m *memory) SetKey(_ context.Context, id tether.DeviceID, public []byte) error {
+func (m *memory) SetGeneration(_ context.Context, id tether.DeviceID, generation uint32) (uint32, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := m.generations[id]
+	m.generations[id] = max(before, generation)
+	return before, nil
+}
+
+func (m *memory) SetKey(_ context.Context, id tether.DeviceID, public []byte, generation uint32) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.keys[id]; !ok {
+		m.generations[id] = generation
+	}
 	m.keys[id] = public
 	return nil
 }
@@ -91,27 +105,48 @@ func (m *memory) Append(_ tether.DeviceID, n frame.Notify, c Acker) error {
 
 // list is a List that a test changes.
 type list struct {
-	mu sync.Mutex
-	m  *map[tether.DeviceID][]byte
+	mu      sync.Mutex
+	keys    map[tether.DeviceID][]byte
+	revoked map[tether.DeviceID]bool
+	version uint64
 }
 
-func newList() *list { return &list{m: &map[tether.DeviceID][]byte{}} }
+func newList() *list { return &list{} }
 
-func (l *list) Key(id tether.DeviceID) ([]byte, bool) {
-	k, ok := (*l.All())[id]
-	return k, ok
-}
-
-func (l *list) All() *map[tether.DeviceID][]byte {
+func (l *list) Key(id tether.DeviceID) ([sha256.Size]byte, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.m
+	k, ok := l.keys[id]
+	return sha256.Sum256(k), ok
+}
+
+func (l *list) Revoked(id tether.DeviceID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.revoked[id]
+}
+
+func (l *list) Version() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.version
 }
 
 func (l *list) set(m map[tether.DeviceID][]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.m = &m
+	l.keys = m
+	l.version++
+}
+
+func (l *list) revoke(ids ...tether.DeviceID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.revoked = map[tether.DeviceID]bool{}
+	for _, id := range ids {
+		l.revoked[id] = true
+	}
+	l.version++
 }
 
 func newNode(edit func(*Config)) (*Node, *memory, *list) {
@@ -186,6 +221,10 @@ type end struct {
 
 // join opens a tether of a device and runs both ends.
 func join(n *Node, id tether.DeviceID, key string, h http.Handler) *end {
+	return joinProven(n, id, keyHash([]byte(key)), lifetime{}, h)
+}
+
+func joinProven(n *Node, id tether.DeviceID, key [16]byte, life lifetime, h http.Handler) *end {
 	a, b := newWire()
 	relay := mux.New(a, mux.Config{Relay: true, SendWindow: mux.DeviceWindow, RecvWindow: mux.MinWindow, Streams: 4})
 	e := &end{wire: b, away: make(chan frame.GoAway, 4), acks: make(chan tether.EventID, 100)}
@@ -194,7 +233,7 @@ func join(n *Node, id tether.DeviceID, key string, h http.Handler) *end {
 		SendWindow: mux.MinWindow, RecvWindow: mux.DeviceWindow, Streams: 4, Keepalive: n.cfg.Keepalive, Accept: server.Serve,
 		Handlers: mux.Handlers{OnGoAway: func(g frame.GoAway) { e.away <- g }, OnAck: func(id tether.EventID) { e.acks <- id }},
 	})
-	relay.SetHandlers(n.open(relay, id, keyHash([]byte(key)), []byte(`{"name":"Garden"}`)))
+	relay.SetHandlers(n.open(relay, id, key, life, []byte(`{"name":"Garden"}`)))
 	go relay.Run()
 	go e.Run()
 	return e
@@ -293,7 +332,7 @@ func TestSilentDeviceIsAskedFirst(t *testing.T) {
 		a, b := newWire()
 		relay := mux.New(a, mux.Config{Relay: true})
 		device := mux.New(b, mux.Config{}) // no keepalive of its own
-		relay.SetHandlers(n.open(relay, dev, keyHash(nil), nil))
+		relay.SetHandlers(n.open(relay, dev, keyHash(nil), lifetime{}, nil))
 		go relay.Run()
 		go device.Run()
 		time.Sleep(10 * time.Minute)

@@ -55,7 +55,7 @@ func (n *Node) Probe(ctx context.Context, id tether.DeviceID) (Probe, error) {
 	if at, ok := ctx.Deadline(); ok {
 		left = time.Until(at)
 	}
-	err = forwardProbe(w, r, c, exchange.Options{Path: probePath, Client: "127.0.0.1:0", HeadTimeout: left})
+	err = forwardOwn(w, r, c, exchange.Options{Path: probePath, Client: "127.0.0.1:0", HeadTimeout: left})
 	p.Took = time.Since(began)
 	if w.status > 0 { // the head came; what happened to the body does not matter
 		p.Took = w.at.Sub(began)
@@ -83,8 +83,8 @@ func stateOf(status int) OriginState {
 	return OriginOK
 }
 
-// forwardProbe contains the panic by which an exchange breaks off.
-func forwardProbe(w http.ResponseWriter, r *http.Request, c *conn, o exchange.Options) (err error) {
+// forwardOwn contains the panic by which an exchange breaks off.
+func forwardOwn(w http.ResponseWriter, r *http.Request, c *conn, o exchange.Options) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			if v != http.ErrAbortHandler {

@@ -1,7 +1,6 @@
 package devnode
 
 import (
-	"bytes"
 	"context"
 	"math"
 	"runtime"
@@ -14,14 +13,16 @@ import (
 // Run sweeps over the tethers until ctx is done. It ends none then; see Drain.
 func (n *Node) Run(ctx context.Context) error {
 	start := time.Now()
-	t := time.NewTicker(sweepEvery)
-	defer t.Stop()
+	sweep, look := time.NewTicker(sweepEvery), time.NewTicker(lookEvery)
+	defer sweep.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-t.C:
+		case <-sweep.C:
 			n.sweep(time.Since(start))
+		case <-look.C:
 			n.checkList()
 		}
 	}
@@ -81,24 +82,26 @@ func (n *Node) sweep(now time.Duration) {
 	}
 }
 
-// checkList ends connections that a changed list of devices does not allow any more.
+// checkList ends connections that a change of the operator's does not allow any more.
 func (n *Node) checkList() {
-	now := n.cfg.List.All()
+	now := n.cfg.List.Version()
 	if n.listed.Swap(now) == now {
 		return
 	}
 	for _, c := range n.all() {
-		public, ok := (*now)[c.id]
-		var g frame.GoAway
+		sum, ok := n.cfg.List.Key(c.id)
+		g, event := frame.GoAway{}, "device_removed"
 		switch {
-		case ok && keyHash(public) != c.key:
-			g = frame.GoAway{Code: frame.GoAwayAuth, Text: "another key is on the list for this device"}
+		case n.cfg.List.Revoked(c.id):
+			g, event = frame.GoAway{Code: frame.GoAwayUnknown, Text: textRevoked}, "device_certificate_revoked"
+		case ok && [16]byte(sum[:]) != c.proven.key:
+			g = frame.GoAway{Code: frame.GoAwayAuth, Text: "key changed: another one is on the list for this device"}
 		case !ok && !n.cfg.FirstUse:
-			g = frame.GoAway{Code: frame.GoAwayUnknown, Text: "the device was taken off the list"}
+			g = frame.GoAway{Code: frame.GoAwayUnknown, Text: "device not enrolled: it was taken off the list"}
 		default:
 			continue
 		}
-		n.log.Warn("device is not allowed any more", "security", "device_removed", "device", c.id, "code", g.Code)
+		n.log.Warn("device is not allowed any more", "security", event, "device", c.id, "code", g.Code)
 		g.RetryAfter = uint32(refusedRetry.Milliseconds())
 		go c.end(g, closePolicy)
 	}
@@ -144,6 +147,3 @@ func (n *Node) Close() {
 		<-c.session.Done()
 	}
 }
-
-// sameKey compares public keys in their one DER form.
-func sameKey(a, b []byte) bool { return bytes.Equal(a, b) }

@@ -78,6 +78,8 @@ type entry struct {
 	LANURL  string          `json:"lanUrl,omitempty"`  // on its own network, as the device says; absent while offline or not told
 	Since   *time.Time      `json:"since,omitempty"`   // online or offline since
 	Seen    *time.Time      `json:"seen,omitempty"`    // last heard of, while a tether is open
+	// Generation of the owner: rises with each factory reset; absent: not told.
+	Generation uint32 `json:"generation,omitempty"`
 }
 
 // base is how a client reaches the relay.
@@ -126,7 +128,7 @@ func digits(s string) bool {
 }
 
 func (f *Front) entry(d Device, b base) entry {
-	e := entry{ID: d.ID, Name: d.Name, URL: b.scheme + "://" + b.host + "/d/" + string(d.ID) + "/"}
+	e := entry{ID: d.ID, Name: d.Name, Generation: d.Generation, URL: b.scheme + "://" + b.host + "/d/" + string(d.ID) + "/"}
 	if b.domain != "" {
 		e.HostURL = b.scheme + "://" + d.ID.Label() + "." + b.domain + "/"
 	}

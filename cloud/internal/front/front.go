@@ -80,6 +80,8 @@ type Device struct {
 	ID    tether.DeviceID
 	Name  string
 	Since time.Time // last change between online and offline
+	// Generation of its owner, which rises with each factory reset; 0: not told.
+	Generation uint32
 }
 
 // Probe is the answer of a deeper look at a device.

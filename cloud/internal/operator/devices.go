@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -15,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/cloudrest/cloudrest/tether"
 )
@@ -96,8 +97,8 @@ func ListDevices(dir string) ([]Listed, error) {
 		return nil, fmt.Errorf("%s: %w", DevicesFile, err)
 	}
 	var list []Listed
-	for _, id := range slices.Sorted(maps.Keys(*m)) {
-		list = append(list, Listed{id, (*m)[id]})
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, Listed{id, m[id]})
 	}
 	return list, nil
 }
@@ -112,54 +113,107 @@ func ofDevice(id tether.DeviceID) func(fields []string) bool {
 	}
 }
 
-func parseDevices(text []byte) (*map[tether.DeviceID][]byte, error) {
+func parseDevices(text []byte) (map[tether.DeviceID][]byte, error) {
 	m := map[tether.DeviceID][]byte{}
+	err := eachDevice(text, func(k id32, der []byte) { m[tether.DeviceID(hex.EncodeToString(k[:]))] = der },
+		func(k id32) bool { return m[tether.DeviceID(hex.EncodeToString(k[:]))] != nil })
+	return m, err
+}
+
+// eachDevice reads the lines of a list; the key is in its one DER form.
+func eachDevice(text []byte, f func(k id32, der []byte), twice func(id32) bool) error {
 	n := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range bytes.Lines(text) {
 		n++
-		f := strings.Fields(line)
-		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+		fields := bytes.Fields(line)
+		if len(fields) == 0 || fields[0][0] == '#' {
 			continue
 		}
-		if len(f) != 2 {
-			return nil, fmt.Errorf("line %d: want a device ID and a public key", n)
+		if len(fields) != 2 {
+			return fmt.Errorf("line %d: want a device ID and a public key", n)
 		}
-		id, err := tether.ParseDeviceID(f[0])
+		id, err := tether.ParseDeviceID(string(fields[0]))
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			return fmt.Errorf("line %d: %w", n, err)
 		}
-		der, err := ParseKey([]byte(f[1]))
+		der, err := ParseKey(fields[1])
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			return fmt.Errorf("line %d: %w", n, err)
 		}
-		if m[id] != nil {
-			return nil, fmt.Errorf("line %d: device %s is listed twice", n, id)
+		k, err := idOf(id)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
 		}
-		m[id] = der
+		if twice(k) {
+			return fmt.Errorf("line %d: device %s is listed twice", n, id)
+		}
+		f(k, der)
 	}
-	return &m, nil
+	return nil
 }
 
-// Devices is the list in force while a relay runs. It may be used by many goroutines.
+// id32 is a device ID in half the bytes of its text: the lists of a large maker stay in
+// memory as long as the relay runs.
+type id32 [sha256.Size]byte
+
+func idOf(id tether.DeviceID) (k id32, err error) {
+	if n, err := hex.Decode(k[:], []byte(id)); err != nil || n != len(k) {
+		return k, tether.ErrDeviceID
+	}
+	return k, nil
+}
+
+// Devices is what is in force of the list and of the revocations while a relay runs. It
+// may be used by many goroutines.
 type Devices struct {
-	file watched[map[tether.DeviceID][]byte]
+	list    watched[map[id32][sha256.Size]byte] // the SHA-256 of each key
+	revoked watched[marks]
 }
 
-// OpenDevices reads the list in dir; there need not be one yet.
+// OpenDevices reads the files in dir; there need not be any yet.
 func OpenDevices(dir string, log *slog.Logger) (*Devices, error) {
-	d := &Devices{watched[map[tether.DeviceID][]byte]{path: filepath.Join(dir, DevicesFile), parse: parseDevices, log: log}}
-	return d, d.file.open()
+	d := &Devices{}
+	d.list.path, d.list.parse, d.list.log = filepath.Join(dir, DevicesFile), hashDevices, log
+	d.revoked.path, d.revoked.parse, d.revoked.log = filepath.Join(dir, RevokedFile), parseMarks, log
+	return d, errors.Join(d.list.open(), d.revoked.open())
 }
 
-// Key returns the key the list has for a device. A device that was just added is
-// found at once, one that was removed is gone within a second.
-func (d *Devices) Key(id tether.DeviceID) (der []byte, ok bool) {
-	if der, ok = (*d.file.get(false))[id]; !ok {
-		der, ok = (*d.file.get(true))[id]
+// hashDevices is parseDevices for those who only compare keys. What it returns keeps
+// nothing of the text.
+func hashDevices(text []byte) (*map[id32][sha256.Size]byte, error) {
+	m := map[id32][sha256.Size]byte{}
+	err := eachDevice(text, func(k id32, der []byte) { m[k] = sha256.Sum256(der) }, func(k id32) bool { _, ok := m[k]; return ok })
+	return &m, err
+}
+
+// Key returns the SHA-256 of the key (DER) that the list has for a device. A device that
+// was just added is found at once, one that was removed is gone within a second.
+func (d *Devices) Key(id tether.DeviceID) (sum [sha256.Size]byte, ok bool) {
+	k, err := idOf(id)
+	if err != nil {
+		return sum, false
 	}
-	return der, ok
+	if sum, ok = (*d.list.get(false))[k]; !ok {
+		sum, ok = (*d.list.get(true))[k]
+	}
+	return sum, ok
 }
 
-// All returns the list in force, not to be changed. A new version of the file is a new
-// map, so that comparing the two pointers tells whether anything changed.
-func (d *Devices) All() *map[tether.DeviceID][]byte { return d.file.get(false) }
+// Revoked reports whether the operator revoked the device, at once after that; one that
+// is let in again is within a second.
+func (d *Devices) Revoked(id tether.DeviceID) bool {
+	k, err := idOf(id)
+	if err != nil {
+		return false
+	}
+	_, ok := (*d.revoked.get(true))[k]
+	return ok
+}
+
+// Version is another number after each change of the list or the revocations. It looks at
+// the files when the last look is a second ago.
+func (d *Devices) Version() uint64 {
+	d.list.get(false)
+	d.revoked.get(false)
+	return d.list.count.Load() + d.revoked.count.Load()
+}

@@ -1,8 +1,9 @@
-// Package operator owns the two small text files by which the person who runs a relay
-// speaks to it while it runs: the operator tokens that let clients in, and the list of
-// devices that are known beforehand. The command line writes them, in one piece or not
-// at all; the running relay notices within a second. No secret is stored: of a token
-// only its SHA-256, of a device only its public key.
+// Package operator owns the small text files by which the person who runs a relay speaks
+// to it while it runs, and before it runs: the operator tokens that let clients in, the
+// list of devices that are known beforehand, the devices that are revoked, and those whose
+// key is to be forgotten. The command line writes them, in one piece or not at all; the
+// running relay notices within a second. No secret is stored: of a token only its SHA-256,
+// of a device only its public key.
 package operator
 
 import (
@@ -21,8 +22,11 @@ import (
 // lookEvery is how old an answer may be before the file is looked at again.
 const lookEvery = time.Second
 
-// maxFile bounds both files in bytes: about 80,000 devices.
-const maxFile = 16 << 20
+// maxFile bounds each file in bytes: about 300,000 devices.
+const maxFile = 64 << 20
+
+// ErrTooLarge means that a file would be larger than a relay reads.
+var ErrTooLarge = fmt.Errorf("more than %d MB", maxFile>>20)
 
 // watched is a file that is read again when it changed. A version that cannot be read
 // is logged once and the one before it stays in force.
@@ -32,7 +36,8 @@ type watched[T any] struct {
 	log   *slog.Logger
 
 	now    atomic.Pointer[T]
-	looked atomic.Int64 // unix nanoseconds
+	count  atomic.Uint64 // of the versions taken over
+	looked atomic.Int64  // unix nanoseconds
 	mu     sync.Mutex
 	last   signature // of the version read last, good or not; guarded by mu
 }
@@ -87,7 +92,7 @@ func (w *watched[T]) look() (changed bool, err error) {
 	w.last = sig
 	if err == nil {
 		if sig.size > maxFile {
-			return false, fmt.Errorf("%s has %d bytes, at most %d are read", filepath.Base(w.path), sig.size, maxFile)
+			return false, fmt.Errorf("%s has %d bytes: %w", filepath.Base(w.path), sig.size, ErrTooLarge)
 		}
 		if text, err = os.ReadFile(w.path); err != nil {
 			return false, err
@@ -98,6 +103,7 @@ func (w *watched[T]) look() (changed bool, err error) {
 		return false, fmt.Errorf("%s: %w", filepath.Base(w.path), err)
 	}
 	w.now.Store(v)
+	w.count.Add(1)
 	return true, nil
 }
 
@@ -132,6 +138,9 @@ func edit(dir, name string, change func(text []byte) ([]byte, error)) (err error
 	text, err = change(text)
 	if err != nil || text == nil {
 		return err
+	}
+	if len(text) > maxFile {
+		return fmt.Errorf("write %s: %w", name, ErrTooLarge)
 	}
 	tmp, err := os.CreateTemp(dir, "."+name+"-*") // mode 0600
 	if err != nil {

@@ -187,22 +187,22 @@ func TestDeviceList(t *testing.T) {
 	if err := AddDevice(dir, b, der(t, one)); err != nil {
 		t.Fatal(err)
 	}
-	if key, ok := running.Key(b); !ok || !bytes.Equal(key, der(t, one)) {
+	if key, ok := running.Key(b); !ok || key != sha256.Sum256(der(t, one)) {
 		t.Errorf("Key = %x, %v, want the one that was added", key, ok)
 	}
 	if err := AddDevice(dir, a, der(t, two)); err != nil { // replaces
 		t.Fatal(err)
 	}
-	running.file.looked.Store(0)
-	before := running.All()
-	if key, ok := running.Key(a); !ok || !bytes.Equal(key, der(t, two)) {
+	running.list.looked.Store(0)
+	before := running.Version()
+	if key, ok := running.Key(a); !ok || key != sha256.Sum256(der(t, two)) {
 		t.Errorf("Key = %x, %v, want the second one", key, ok)
 	}
 	if err := RemoveDevice(dir, b); err != nil {
 		t.Fatal(err)
 	}
-	running.file.looked.Store(0)
-	if _, ok := running.Key(b); ok || running.All() == before {
+	running.list.looked.Store(0)
+	if _, ok := running.Key(b); ok || running.Version() == before {
 		t.Error("a removed device is still known")
 	}
 	if err := RemoveDevice(dir, b); err == nil {
