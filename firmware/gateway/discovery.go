@@ -38,7 +38,7 @@ func (g *Gateway) announcement() dnssd.Info {
 	bound := g.Addresses().HTTPS
 	info := dnssd.Info{
 		ID: g.id.ID, Name: g.Name(), API: d.API, Version: d.Version,
-		Fingerprint: g.cert.Fingerprint(), Path: "/", Port: int(bound.Port()),
+		Fingerprint: g.cert.Pin(), Path: "/", Port: int(bound.Port()),
 	}
 	if !bound.Addr().IsUnspecified() {
 		info.URL = g.urlAt(bound.Addr()) // the host name would lead to the other addresses too

@@ -2,11 +2,6 @@ package gateway_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -14,6 +9,7 @@ import (
 	"os"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/tether/trust"
 )
 
 // A maker's service in Go takes the gateway into its own process: requests reach the
@@ -45,16 +41,8 @@ func Example() {
 	go func() { ended <- g.Run(ctx) }()
 	<-g.Ready()
 
-	// What a paired phone does: it knows the certificate by its fingerprint.
-	phone := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
-		InsecureSkipVerify: true, // the fingerprint is checked instead
-		VerifyPeerCertificate: func(certs [][]byte, _ [][]*x509.Certificate) error {
-			if sum := sha256.Sum256(certs[0]); hex.EncodeToString(sum[:]) != g.Fingerprint() {
-				return errors.New("another device")
-			}
-			return nil
-		},
-	}}}
+	// What a paired phone does: it knows the device by its pin.
+	phone := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Client(g.Fingerprint())}}
 	resp, err := phone.Get(g.URL() + "zones")
 	if err != nil {
 		log.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,7 +47,7 @@ type Gateway struct {
 	started time.Time
 
 	id      *identity.Identity
-	cert    *lancert.Certificate
+	cert    *lancert.Authority
 	store   *store.Store
 	notes   *notify.Notifier
 	client  *origin.Client
@@ -141,35 +140,6 @@ func New(cfg Config) (g *Gateway, err error) {
 	return g, g.openUplink()
 }
 
-func (g *Gateway) openCertificate() error {
-	host, _ := os.Hostname() // without one the other names do
-	cert, made, err := lancert.Open(lancert.Config{
-		Dir: g.cfg.StateDir, ID: g.id.ID, HostName: host, Addrs: localAddrs(), Floor: buildinfo.BuildTime(),
-	})
-	if err != nil {
-		return err
-	}
-	if made != "" {
-		g.log.Info("the LAN certificate is new", "reason", made, "sha256", cert.Fingerprint(), "until", cert.Leaf().NotAfter)
-	}
-	g.cert = cert
-	return nil
-}
-
-// localAddrs are the present addresses of the machine, for the certificate.
-func localAddrs() (list []netip.Addr) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil // the names are enough
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			list = append(list, p.Addr())
-		}
-	}
-	return list
-}
-
 // Close gives back what New opened, for a gateway that is not run. After Run it does nothing.
 func (g *Gateway) Close() error {
 	g.ran.Store(true)
@@ -178,9 +148,6 @@ func (g *Gateway) Close() error {
 
 // ID is the device's.
 func (g *Gateway) ID() tether.DeviceID { return g.id.ID }
-
-// Fingerprint is the SHA-256 of the LAN certificate in lower-case hex.
-func (g *Gateway) Fingerprint() string { return g.cert.Fingerprint() }
 
 // Ready is closed once the gateway listens; Addresses and URL are known from then on.
 func (g *Gateway) Ready() <-chan struct{} { return g.ready }
@@ -286,6 +253,7 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 		return g.proxy.Close()
 	})
 	group.Go(func() error { return g.serve(ctx, lan, https) })
+	group.Go(func() error { g.keepCertificate(ctx); return nil })
 	if g.cfg.HTTP != "" {
 		group.Go(func() error {
 			optional(ctx, g.log, &g.parts, "http", func(ctx context.Context) error {

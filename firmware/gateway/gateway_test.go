@@ -87,7 +87,7 @@ func start(t *testing.T, cfg Config) *running {
 		t.Fatal("not ready")
 	}
 	roots := x509.NewCertPool()
-	roots.AddCert(g.cert.Leaf())
+	roots.AddCert(g.cert.CA())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	r.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -105,7 +105,7 @@ func (g *Gateway) Status() Status {
 	now := time.Now()
 	st := Status{
 		ID: g.id.ID, Name: g.Name(), Version: buildinfo.Version(), Now: now.UTC(), Uptime: int64(now.Sub(g.started).Seconds()),
-		Access: g.cfg.Access, URL: g.URL(), Certificate: g.cert.Fingerprint(),
+		Access: g.cfg.Access, URL: g.URL(), Certificate: g.cert.Pin(),
 	}
 	if !g.Addresses().HTTPS.IsValid() {
 		st.URL = ""

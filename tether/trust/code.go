@@ -56,6 +56,8 @@ func Exporter(cs *tls.ConnectionState) ([]byte, error) {
 
 // Code is the comparison code that people see at both ends: CodeDigits decimal digits. pin
 // is the device's, as the client saw it in this connection and as the device knows it;
+// exporter is that of the connection on which the exchange began: a device refuses the
+// client's nonce on another one, because who may choose among connections chooses the code.
 // clientNonce is nil in the one-step exchange, which does not protect against a man in the
 // middle (SPEC.md §11.3).
 func Code(pin string, exporter, clientNonce, deviceNonce []byte) string {

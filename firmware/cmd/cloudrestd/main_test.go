@@ -4,10 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +24,7 @@ import (
 	"github.com/cloudrest/cloudrest/firmware/gateway"
 	"github.com/cloudrest/cloudrest/tether/settings"
 	"github.com/cloudrest/cloudrest/tether/sse"
+	"github.com/cloudrest/cloudrest/tether/trust"
 )
 
 // patience bounds waits for what must happen; it is no measure of speed.
@@ -69,7 +66,7 @@ func binary(t *testing.T) string {
 type daemon struct {
 	cmd   *exec.Cmd
 	url   string // https://127.0.0.1:port/
-	print string // fingerprint of the certificate
+	print string // the pin of the device
 	ended chan error
 
 	mu  sync.Mutex
@@ -78,7 +75,7 @@ type daemon struct {
 
 var (
 	readyLine = regexp.MustCompile(`msg="the gateway is ready".* https=(\S+)`)
-	printLine = regexp.MustCompile(`sha256=([0-9a-f]{64})`)
+	printLine = regexp.MustCompile(`pin=([0-9a-f]{64})`)
 )
 
 func runDaemon(t *testing.T, print string, args ...string) *daemon {
@@ -149,19 +146,11 @@ func (d *daemon) signal(t *testing.T, s os.Signal) error {
 	}
 }
 
-// client trusts the certificate by its fingerprint only.
+// client trusts the device by its pin only.
 func (d *daemon) client(t *testing.T) *http.Client {
-	transport := &http.Transport{TLSClientConfig: &tls.Config{
-		InsecureSkipVerify: true,
-		VerifyPeerCertificate: func(certs [][]byte, _ [][]*x509.Certificate) error {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			if sum := sha256.Sum256(certs[0]); hex.EncodeToString(sum[:]) != d.print {
-				return errors.New("another certificate than the log says")
-			}
-			return nil
-		},
-	}}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	transport := &http.Transport{TLSClientConfig: trust.Client(d.print)}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: patience}
 }
