@@ -102,7 +102,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	retry := FirstRetry
 	for {
 		pause := Refresh
-		err := w.read(ctx)
+		err := w.Read(ctx)
 		if ctx.Err() == nil {
 			w.mu.Lock()
 			w.asked, w.last = true, err
@@ -117,7 +117,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 				w.trouble = ""
 				w.log.Info("device descriptor can be read again")
 			}
-		case errors.Is(err, errNone):
+		case errors.Is(err, ErrNone):
 			pause, retry = RetryNone, FirstRetry
 			w.report(slog.LevelWarn, "the service has no GET /device, phones will see only the device ID: see the paper's device descriptor", err)
 		default:
@@ -151,11 +151,11 @@ func (w *Watcher) report(level slog.Level, message string, err error) {
 	w.log.Log(context.Background(), level, message, "err", err)
 }
 
-// errNone: the service answers, but has no descriptor.
-var errNone = errors.New("GET /device answers 404")
+// ErrNone means that the service answers, but has no descriptor.
+var ErrNone = errors.New("GET /device answers 404")
 
-// read asks once.
-func (w *Watcher) read(ctx context.Context) error {
+// Read asks once, for who does not Run: provisioning. The two are not for use at one time.
+func (w *Watcher) Read(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	q := &origin.Request{Method: "GET", Target: Path, Fields: []origin.Field{{Name: "Accept", Value: "application/json"}}}
@@ -174,7 +174,7 @@ func (w *Watcher) read(ctx context.Context) error {
 	case r.Status == 304 && (w.etag != "" || w.modified != ""):
 		return nil // RFC 9110 §15.4.5
 	case r.Status == 404 || r.Status == 410:
-		return errNone
+		return ErrNone
 	case r.Status != 200:
 		return fmt.Errorf("GET %s answers %d, want 200", Path, r.Status)
 	}
