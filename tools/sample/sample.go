@@ -14,6 +14,8 @@
 //	GET  /ws                   WebSocket: echoes; ?state=1 also sends zone states
 //	GET  /firmware             ?size=1048576: that many bytes, always the same; ranges
 //	POST /upload               counts and hashes the body
+//	POST /factory/connect      apiFactoryConnect: join the factory's network (package tether/provisioning)
+//	GET  /factory/connect      which one it joined
 //	     /echo                 what the service saw of the request
 //
 // State is in memory and starts the same each time.
@@ -49,6 +51,8 @@ const (
 	MaxBody = 64 << 10
 
 	maxName       = 64 // bytes
+	minPhrase     = 8  // bytes of a WPA passphrase (IEEE 802.11 §J.4)
+	maxPhrase     = 64
 	maxStarts     = 8
 	litresPerMin  = 12.5
 	defaultSlow   = 3 * time.Second
@@ -105,6 +109,7 @@ type Controller struct {
 	program Program
 	version int // of the program, for its ETag
 	manual  []Watering
+	factory Joined
 	changed chan struct{} // closed and replaced at each change
 	wake    chan struct{} // tells Run that an end may have come nearer; holds one
 }
@@ -159,6 +164,8 @@ func New(cfg Config) *Controller {
 	m.HandleFunc("GET /firmware", c.firmware)
 	m.HandleFunc("POST /upload", c.upload)
 	m.HandleFunc("PUT /upload", c.upload)
+	m.HandleFunc("POST /factory/connect", c.join)
+	m.HandleFunc("GET /factory/connect", c.joined)
 	m.HandleFunc("/echo", c.echo)
 	c.mux = m
 	return c
@@ -238,12 +245,47 @@ func (c *Controller) view(z *zone) Zone {
 }
 
 func (c *Controller) device(w http.ResponseWriter, r *http.Request) {
-	tagged(w, r, `"device-1"`, map[string]any{
+	tagged(w, r, `"device-2"`, map[string]any{
 		"name": Name, "manufacturer": "Rainmaker Works", "version": "2.4.1", "revision": "C",
-		"api": "v1", "email": "owner@example.com",
+		"api": "v1", "email": "owner@example.com", "apiFactoryConnect": "/factory/connect",
 		// Only the maker knows these; they travel to the relay as they are.
 		"zones": Zones, "location": map[string]any{"lat": 45.07, "lon": 7.68}, "valves": []string{"24VAC", "latching"},
 	})
+}
+
+// Joined is the answer of GET /factory/connect. A real controller would tell its network
+// manager; this one has only the network of its machine, and remembers what it was told.
+type Joined struct {
+	SSID    string `json:"ssid"`
+	Station string `json:"station"` // empty: it was never asked
+	Asked   int    `json:"asked"`   // how often
+}
+
+// join takes what the gateway says in the factory: 202 the first time, as a service that
+// has to wait for its Wi-Fi, 200 when it is asked again.
+func (c *Controller) join(w http.ResponseWriter, r *http.Request) {
+	var in struct{ SSID, Passphrase, Security, Station string }
+	if !decode(w, r, &in) {
+		return
+	}
+	if in.Passphrase != "" && (len(in.Passphrase) < minPhrase || len(in.Passphrase) > maxPhrase) {
+		fail(w, http.StatusBadRequest, "passphrase: want %d to %d bytes", minPhrase, maxPhrase)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status := http.StatusAccepted
+	if c.factory.SSID == in.SSID && c.factory.Asked > 0 {
+		status = http.StatusOK
+	}
+	c.factory = Joined{in.SSID, in.Station, c.factory.Asked + 1}
+	answer(w, status, c.factory)
+}
+
+func (c *Controller) joined(w http.ResponseWriter, _ *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	answer(w, http.StatusOK, c.factory)
 }
 
 func (c *Controller) getZones(w http.ResponseWriter, r *http.Request) {

@@ -317,3 +317,28 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%d entries by hand, at most %d are kept", len(c.manual), maxManual)
 	}
 }
+
+// The gateway asks this in the factory, and again when a device lost power there.
+func TestFactoryConnect(t *testing.T) {
+	c := New(Config{})
+	ask := func(method, body string) (int, Joined) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		c.ServeHTTP(w, httptest.NewRequest(method, "/factory/connect", strings.NewReader(body)))
+		var j Joined
+		json.Unmarshal(w.Body.Bytes(), &j)
+		return w.Code, j
+	}
+	const body = `{"ssid":"Line 2","passphrase":"12345678","security":"wpa2-psk","station":"https://station:15850"}`
+	for i, want := range []int{202, 200} {
+		if status, j := ask("POST", body); status != want || j != (Joined{"Line 2", "https://station:15850", i + 1}) {
+			t.Errorf("asked %d times: %d %+v, want %d", i+1, status, j, want)
+		}
+	}
+	if status, _ := ask("POST", `{"passphrase":"short"}`); status != 400 {
+		t.Errorf("a short passphrase: %d, want 400", status)
+	}
+	if _, j := ask("GET", ""); j.Asked != 2 {
+		t.Errorf("asked %d times, want 2", j.Asked)
+	}
+}
