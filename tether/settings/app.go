@@ -17,6 +17,9 @@ type App struct {
 	// Commands in the order of the help. The first is the default if NoDefault is false.
 	Commands  []*Command
 	NoDefault bool
+	// ReadConfig reads the text of the configuration file; nil: ParseFile, whose contract it
+	// keeps. A system with its own format, such as OpenWrt's UCI, comes in here.
+	ReadConfig func(name string, text []byte) ([]Entry, error)
 }
 
 // Command is one thing a program does.
@@ -144,7 +147,7 @@ func (a *App) Parse(args, environ []string) (*Parsed, error) {
 		file = env["config"]
 	}
 	if file != "" {
-		errs = append(errs, applyFile(p.Set, file, known)...)
+		errs = append(errs, a.applyFile(p.Set, file, known)...)
 	}
 	for _, st := range p.Set.all {
 		if v, ok := env[st.name]; ok {
@@ -398,12 +401,16 @@ func readEnv(environ []string, known []string) (values map[string]string, warnin
 }
 
 // applyFile sets what the configuration file says.
-func applyFile(s *Set, name string, known []string) (errs []error) {
+func (a *App) applyFile(s *Set, name string, known []string) (errs []error) {
 	text, err := readFile(name)
 	if err != nil {
 		return []error{fmt.Errorf("read the configuration: %w", err)}
 	}
-	entries, err := ParseFile(name, text)
+	read := a.ReadConfig
+	if read == nil {
+		read = ParseFile
+	}
+	entries, err := read(name, text)
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		errs = append(errs, j.Unwrap()...)
 	} else if err != nil {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/firmware/internal/uci"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -47,6 +48,8 @@ func program(errOut io.Writer) *settings.App {
 	app := &settings.App{
 		Name:    "cloudrestd",
 		Summary: "makes a device's REST service reachable, on the LAN first and through a relay second",
+
+		ReadConfig: uci.Entries, // either format
 	}
 	app.Commands = []*settings.Command{
 		runCommand,
