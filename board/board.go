@@ -19,6 +19,10 @@ const (
 	MaxUID = 64
 )
 
+// Random is the Source of a UID that software made up: it is nowhere on the board, so that
+// it cannot be read a second time.
+const Random = "random"
+
 // longestPattern is how many bytes may repeat to fill a UID before it counts as a pattern
 // and not as a name: 8 bytes and more may be a short UID that a chip sends twice.
 const longestPattern = 4

@@ -50,14 +50,11 @@ import (
 	"github.com/cloudrest/cloudrest/board"
 )
 
-// Random is the name of the source whose UID cannot be read again.
-const Random = "random"
-
 const randomSize = 16 // bytes: 128 bits
 
 // DefaultOrder is what Parse takes for an empty order. A program that runs several times on
 // one machine (a test bench, containers) must not use it: all would have the same ID.
-var DefaultOrder = []string{"machine_udid", "device-tree", "nvmem", "mtd-otp", "emmc", "mac", Random}
+var DefaultOrder = []string{"machine_udid", "device-tree", "nvmem", "mtd-otp", "emmc", "mac", board.Random}
 
 // ErrAbsent means that the board has no such thing; another source may do.
 var ErrAbsent = board.ErrAbsent
@@ -102,7 +99,7 @@ func (e Env) Parse(order []string) ([]Source, error) {
 		case err != nil:
 		case given && arg == "":
 			err = errors.New("nothing behind =")
-		case kind == Random && i != len(order)-1:
+		case kind == board.Random && i != len(order)-1:
 			err = errors.New("must come last: nothing behind it is ever tried")
 		default:
 			sources = append(sources, &source{word, read})
@@ -170,7 +167,7 @@ func (e Env) reader(kind, arg string) (readFunc, error) {
 		return plain(e.deviceTree)
 	case "machine-id":
 		return plain(e.machineID)
-	case Random:
+	case board.Random:
 		return plain(func() ([]byte, board.Strength, error) {
 			b := make([]byte, randomSize)
 			_, err := rand.Read(b)
@@ -214,7 +211,7 @@ func (r *Reader) First(ctx context.Context) (board.UID, error) {
 // Again reads the UID from the source that First named in UID.Source, to see whether this is
 // still the same board. ErrAbsent when the source is no longer in the order, and for random.
 func (r *Reader) Again(ctx context.Context, name string) (board.UID, error) {
-	if name == Random {
+	if name == board.Random {
 		return board.UID{}, fmt.Errorf("a random UID has no place on the board to read it again: %w", ErrAbsent)
 	}
 	for _, s := range r.sources {

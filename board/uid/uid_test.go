@@ -287,7 +287,7 @@ func TestRandom(t *testing.T) {
 	}
 	r := New(sources, nil)
 	a, err := r.First(t.Context())
-	if err != nil || a.Source != Random || len(a.Bytes) != randomSize || a.Strength != board.Software {
+	if err != nil || a.Source != board.Random || len(a.Bytes) != randomSize || a.Strength != board.Software {
 		t.Fatalf("First on an empty board = %v, %v, want random", a, err)
 	}
 	if b, _ := r.First(t.Context()); bytes.Equal(a.Bytes, b.Bytes) {

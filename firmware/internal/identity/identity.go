@@ -47,9 +47,6 @@ import (
 // File is the name of the identity file in the state directory.
 const File = "identity.json"
 
-// Random is the source of a UID that no hardware gave.
-const Random = "random"
-
 const (
 	formatVersion = 1
 	randomUID     = 16 // bytes: 128 bits
@@ -81,11 +78,11 @@ type random struct{}
 func (random) First(context.Context) (board.UID, error) {
 	b := make([]byte, randomUID)
 	_, err := rand.Read(b)
-	return board.UID{Bytes: b, Source: Random, Strength: board.Software}, err
+	return board.UID{Bytes: b, Source: board.Random, Strength: board.Software}, err
 }
 
 func (random) Again(_ context.Context, source string) (board.UID, error) {
-	if source == Random {
+	if source == board.Random {
 		return board.UID{}, errors.New(unverifiable)
 	}
 	return board.UID{}, fmt.Errorf("source %s: %w", source, board.ErrAbsent)
@@ -96,7 +93,7 @@ type Identity struct {
 	ID       tether.DeviceID
 	Source   string         // word of the source that gave the UID, such as "spi=0.0"
 	Strength board.Strength // of that source; zero in files of the first program versions
-	Verified bool           // the source gave the same UID at this start
+	Verified bool           // the source gave the same UID at this start; Strength says what that is worth
 	Reason   string         // why it is not Verified
 
 	uid []byte
@@ -222,7 +219,7 @@ func create(ctx context.Context, hw Hardware) (*Identity, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("write the identity: %w", err)
 	}
-	made := &Identity{ID: id, Source: u.Source, Strength: u.Strength, Verified: u.Source != Random, uid: u.Bytes, key: key}
+	made := &Identity{ID: id, Source: u.Source, Strength: u.Strength, Verified: u.Source != board.Random, uid: u.Bytes, key: key}
 	if !made.Verified {
 		made.Reason = unverifiable
 	}

@@ -112,7 +112,7 @@ func TestOpenOtherBoard(t *testing.T) {
 func TestOpenRandom(t *testing.T) {
 	dir := t.TempDir()
 	a, made, err := Open(t.Context(), dir, nil)
-	if err != nil || !made || a.Source != Random || a.Strength != board.Software || a.Verified || a.Reason == "" {
+	if err != nil || !made || a.Source != board.Random || a.Strength != board.Software || a.Verified || a.Reason == "" {
 		t.Fatalf("Open without hardware = %+v, made=%v, %v", a, made, err)
 	}
 	again, made, err := Open(t.Context(), dir, nil)
@@ -144,7 +144,7 @@ func TestOpenFirstVersion(t *testing.T) {
 	if err != nil || made {
 		t.Fatalf("Open: made=%v, %v", made, err)
 	}
-	if id.Strength != 0 || id.Strength.String() != "unknown" || id.Verified || id.Source != Random {
+	if id.Strength != 0 || id.Strength.String() != "unknown" || id.Verified || id.Source != board.Random {
 		t.Errorf("identity = %+v", id)
 	}
 	if after, _ := os.ReadFile(path); string(after) != version1 {
