@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/trust"
 	"github.com/cloudrest/cloudrest/tools/sample"
 )
 
@@ -30,17 +32,27 @@ var gardenID = tether.NewDeviceID([]byte("garden"))
 // garden is a device on the LAN: the sample behind TLS, and what mDNS tells of it.
 func garden(t *testing.T, h http.Handler) (*httptest.Server, sighting) {
 	t.Helper()
-	srv := httptest.NewTLSServer(h)
-	t.Cleanup(srv.Close)
-	res, err := srv.Client().Get(srv.URL + "/device")
+	// As a device shows it: a leaf, and the authority that signed it.
+	ca, err := newAuthority(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	res.Body.Close()
+	if err := ca.issue("garden", "garden.local"); err != nil {
+		t.Fatal(err)
+	}
+	chain, err := tls.LoadX509KeyPair(filepath.Join(ca.dir, "garden.pem"), filepath.Join(ca.dir, "garden.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain.Certificate = append(chain.Certificate, ca.cert.Raw)
+	srv := httptest.NewUnstartedServer(h)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{chain}}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
 	at, _ := place(srv.URL)
 	return srv, sighting{
 		way: "mdns", instance: "Garden", id: gardenID, name: "Garden irrigation", url: srv.URL,
-		addrs: []netip.Addr{at.Addr()}, port: at.Port(), fingerprint: fingerprintOf(*res.TLS), api: "v1",
+		addrs: []netip.Addr{at.Addr()}, port: at.Port(), fingerprint: trust.Pin(ca.cert), api: "v1",
 	}
 }
 
@@ -106,7 +118,7 @@ func TestLAN(t *testing.T) {
 	run(on, "delete", gardenID.Short(), "/zones/2").check(t, exitStatus, "", "405")
 	run(on, "get", gardenID.Short()).check(t, exitConnect, "", "which path")
 	run(on, "get", gardenID.Short(), "https://elsewhere.example/").check(t, exitConnect, "", "is no path")
-	run(on, "get", "-i", gardenID.Short(), "/device").check(t, 0, "Etag: \"device-1\"", "")
+	run(on, "get", "-i", gardenID.Short(), "/device").check(t, 0, "Etag: \"device-", "")
 	run(on, "get", "--json", gardenID.Short(), "/nothing").check(t, exitStatus, `"status":404`, "")
 
 	// Bodies: text, a file, standard input; the sample echoes what it saw.
@@ -130,21 +142,145 @@ func TestLAN(t *testing.T) {
 	}
 	run(off, "post", gardenID.Short(), "/echo", "--data", "@nowhere").check(t, exitConnect, "", "read body: open nowhere")
 
-	// Another certificate under the same ID: refused, until it is forgotten.
+	// Another key under the same ID: refused, until it is forgotten.
 	stranger := garden
 	stranger.fingerprint = strings.Repeat("ab", 32)
 	if err := os.WriteFile(pinsFile, bytes.ReplaceAll(read(t, pinsFile), []byte(garden.fingerprint), []byte(strings.Repeat("cd", 32))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []sighting{garden, stranger} {
-		run(environment{discover: heard(s)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "shows another certificate than before")
+		run(environment{discover: heard(s)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "does not show the key that was expected")
 	}
 	run(off, "get", srv.URL+"/zones").check(t, exitConnect, "", "cloudrest forget")
 	cloudrest(t, on, "forget", gardenID.Short(), "--pins", pinsFile).check(t, 0, "forgot Garden irrigation", "")
 	cloudrest(t, on, "forget", gardenID.Short(), "--pins", pinsFile).check(t, exitConnect, "", "is remembered")
-	// It announces one certificate and shows another.
-	run(environment{discover: heard(stranger)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "shows another certificate")
-	run(on, "get", gardenID.Short(), "/zones").check(t, 0, "Roses", "first contact")
+	// It announces one key and shows another.
+	run(environment{discover: heard(stranger)}, "get", gardenID.Short(), "/zones").check(t, exitConnect, "", "pin now      "+garden.fingerprint)
+	// The user knows the pin, from a label.
+	run(on, "get", gardenID.Short(), "/zones", "--fingerprint", stranger.fingerprint).check(t, exitConnect, "", "which --fingerprint gives")
+	run(on, "get", gardenID.Short(), "/zones", "--fingerprint", garden.fingerprint).check(t, 0, "Roses", "first contact")
+	run(off, "get", gardenID.Short(), "/zones", "--fingerprint", stranger.fingerprint).check(t, exitConnect, "", "which --fingerprint gives")
+}
+
+// A server with the true pin announced, but no device's chain, or the device's authority
+// over a leaf that it did not sign.
+func TestFalseDevice(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	plain := httptest.NewTLSServer(sample.New(sample.Config{}))
+	t.Cleanup(plain.Close)
+	fake := garden
+	fake.url = plain.URL
+	at, _ := place(plain.URL)
+	fake.addrs, fake.port = []netip.Addr{at.Addr()}, at.Port()
+	r := cloudrest(t, environment{discover: heard(fake)}, "get", gardenID.Short(), "/zones", "--pins", filepath.Join(t.TempDir(), "p"), "--wait", "200ms")
+	r.check(t, exitConnect, "", "pin now      none: not the certificate chain of a CloudREST device: 1 certificates")
+	r.check(t, exitConnect, "", "Compare the pin with the device's label")
+	udp := sighting{way: "udp", name: "Garden irrigation", mac: "02:00:00:00:00:01", url: plain.URL}
+	r = cloudrest(t, environment{discover: heard(udp)}, "get", "garden irrigation", "/zones", "--pins", filepath.Join(t.TempDir(), "p"), "--wait", "200ms")
+	r.check(t, exitConnect, "", "does not tell who it is")
+}
+
+// What an older version remembered is refused in words, not taken over unseen; other
+// devices in the file are not disturbed.
+func TestOldPins(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	file := filepath.Join(t.TempDir(), "pins.json")
+	other := tether.NewDeviceID([]byte("other"))
+	text := fmt.Sprintf(`[{"id":%q,"name":"Garden irrigation","fingerprint":%q,"url":%q},{"id":%q,"name":"other","pin":%q,"url":"https://192.0.2.1","token":"crp_x"}]`,
+		gardenID, strings.Repeat("ab", 32), garden.url, other, strings.Repeat("cd", 32))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) result {
+		return cloudrest(t, environment{discover: heard(garden)}, append(args, "--pins", file, "--wait", "200ms")...)
+	}
+	run("get", gardenID.Short(), "/zones").check(t, exitConnect, "", "was remembered by an older version")
+	run("get", garden.url+"/zones").check(t, exitConnect, "", "cloudrest forget "+gardenID.Short())
+	cloudrest(t, environment{}, "forget", gardenID.Short(), "--pins", file).check(t, 0, "forgot", "")
+	run("get", gardenID.Short(), "/zones").check(t, 0, "Roses", "first contact")
+	p, err := openPins(file)
+	if err != nil || len(p.list) != 2 || p.list[0].ID != other || p.list[0].Token != "crp_x" || p.list[1].Old != "" || p.list[1].Pin != garden.fingerprint {
+		t.Errorf("pins = %+v, %v", p.list, err)
+	}
+}
+
+// The token of a paired client goes to the pinned device only, beside what the user sends.
+func TestClientToken(t *testing.T) {
+	_, garden := garden(t, sample.New(sample.Config{}))
+	file := filepath.Join(t.TempDir(), "pins.json")
+	p, err := openPins(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := pin{ID: gardenID, Name: "Garden irrigation", Pin: garden.fingerprint, URL: garden.url, Token: "crp_secret"}
+	if err := p.put(e); err != nil {
+		t.Fatal(err)
+	}
+	type fields = map[string]string
+	for _, tt := range []struct {
+		args []string
+		want fields
+	}{
+		{[]string{"get", gardenID.Short(), "/echo"}, fields{"Authorization": "Bearer crp_secret", tokenField: ""}},
+		{[]string{"get", garden.url, "/echo"}, fields{"Authorization": "Bearer crp_secret", tokenField: ""}},
+		{[]string{"get", garden.url, "/echo", "--fingerprint", garden.fingerprint}, fields{"Authorization": "Bearer crp_secret", tokenField: ""}},
+		{[]string{"get", gardenID.Short(), "/echo", "-H", "authorization: Basic x"}, fields{"Authorization": "Basic x", tokenField: "crp_secret"}},
+		{[]string{"get", gardenID.Short(), "/echo", "-H", "x-cloudrest-token: mine"}, fields{"Authorization": "", tokenField: "mine"}},
+	} {
+		r := cloudrest(t, environment{}, append(tt.args, "--pins", file)...)
+		var echo sample.Echo
+		if err := json.Unmarshal([]byte(r.out), &echo); err != nil {
+			t.Fatalf("%v: %+v", err, r)
+		}
+		for name, want := range tt.want {
+			if got := echo.Header.Get(name); got != want {
+				t.Errorf("%v: %s = %q, want %q", tt.args, name, got, want)
+			}
+		}
+	}
+	// Another server at that address does not see it: the handshake ends before a request.
+	var asked atomic.Bool
+	plain := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Store(true) }))
+	t.Cleanup(plain.Close)
+	e.URL = plain.URL
+	if err := p.put(e); err != nil {
+		t.Fatal(err)
+	}
+	cloudrest(t, environment{}, "get", plain.URL, "/echo", "--pins", file).check(t, exitConnect, "", "cloudrest forget")
+	if asked.Load() {
+		t.Error("a server with another key was sent a request")
+	}
+	// A token stays over a new address, and goes with the key.
+	e.Token = ""
+	if err := p.put(e); err != nil || p.list[0].Token != "crp_secret" {
+		t.Errorf("after a new address: %+v, %v", p.list[0], err)
+	}
+	e.Pin = strings.Repeat("ab", 32)
+	if err := p.put(e); err != nil || p.list[0].Token != "" {
+		t.Errorf("after a new key: %+v, %v", p.list[0], err)
+	}
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("mode = %v, %v, want 0600", st.Mode(), err)
+	}
+}
+
+// Two commands that write the file do not lose what the other one did.
+func TestPinsTogether(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pins.json")
+	one, err1 := openPins(file)
+	two, err2 := openPins(file)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	a := pin{ID: gardenID, Name: "a", Pin: strings.Repeat("ab", 32), URL: "https://192.0.2.1"}
+	b := a
+	b.ID, b.Name = tether.NewDeviceID([]byte("b")), "b"
+	if err := errors.Join(one.put(a), two.put(b), one.remove(a.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := openPins(file); err != nil || len(p.list) != 1 || p.list[0] != b {
+		t.Errorf("pins = %+v, %v, want b alone", p.list, err)
+	}
 }
 
 func read(t *testing.T, path string) []byte {
@@ -342,7 +478,7 @@ func TestNotify(t *testing.T) {
 
 func TestPinsFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pins.json")
-	for name, text := range map[string]string{"not JSON": "{", "no fingerprint": `[{"id":"` + string(gardenID) + `"}]`, "no id": `[{"fingerprint":"` + strings.Repeat("a", 64) + `"}]`} {
+	for name, text := range map[string]string{"not JSON": "{", "no pin": `[{"id":"` + string(gardenID) + `"}]`, "a damaged pin": `[{"id":"` + string(gardenID) + `","pin":"12","fingerprint":"` + strings.Repeat("a", 64) + `"}]`, "no id": `[{"pin":"` + strings.Repeat("a", 64) + `"}]`} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -370,7 +506,7 @@ func FuzzAnnouncement(f *testing.F) {
 		table.add(fromEntry(e))
 		table.add(sighting{way: "udp", name: name, mac: path, url: link})
 		for _, d := range table.devices() {
-			if d.Fingerprint != "" && !isFingerprint(d.Fingerprint) {
+			if d.Fingerprint != "" && !trust.ValidPin(d.Fingerprint) {
 				t.Errorf("fingerprint = %q", d.Fingerprint)
 			}
 			if line := strings.Join(row(d), " "); strings.ContainsAny(line, "\x1b\r\n\x07\u009b") {

@@ -374,12 +374,12 @@ func (d *demo) startGateway(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.id = s.ID
-	// As a phone does: the certificate is remembered at first contact.
+	// As a phone does: the device's pin is remembered at first contact.
 	pinsFile, err := openPins(d.path("pins.json"))
 	if err != nil {
 		return "", err
 	}
-	e := pin{ID: s.ID, Name: s.Name, Fingerprint: fingerprint, URL: "https://" + address, Since: time.Now().UTC().Truncate(time.Second)}
+	e := pin{ID: s.ID, Name: s.Name, Pin: fingerprint, URL: "https://" + address, Since: time.Now().UTC().Truncate(time.Second)}
 	if err := pinsFile.put(e); err != nil {
 		return "", err
 	}
@@ -388,7 +388,7 @@ func (d *demo) startGateway(ctx context.Context) (string, error) {
 	if d.viaRel, err = r.byRelay(ctx, string(d.id)); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("device %s, certificate %s…", d.id.Short(), fingerprint[:16]), nil
+	return fmt.Sprintf("device %s, pin %s…", d.id.Short(), fingerprint[:16]), nil
 }
 
 // findOnLAN looks around as `cloudrest discover` does, until both ways found the device.

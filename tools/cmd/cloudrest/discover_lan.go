@@ -10,6 +10,7 @@ import (
 	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
 	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/tether/settings"
+	"github.com/cloudrest/cloudrest/tether/trust"
 )
 
 // discoverLAN looks by both ways at once until ctx is done; then the channel is closed.
@@ -61,7 +62,7 @@ func fromEntry(e dnssd.Entry) sighting {
 		way: "mdns", gone: e.Gone, instance: e.Instance, id: e.ID(), name: cmp.Or(e.TXT[dnssd.KeyName], e.Instance),
 		addrs: e.Addrs, port: uint16(e.Port), api: e.TXT[dnssd.KeyAPI], version: e.TXT[dnssd.KeyVersion],
 	}
-	if fp := e.TXT[dnssd.KeyFingerprint]; isFingerprint(fp) {
+	if fp := e.TXT[dnssd.KeyFingerprint]; trust.ValidPin(fp) {
 		s.fingerprint = fp
 	}
 	if u, err := settings.ParseURL(e.TXT[dnssd.KeyURL], "https"); err == nil {

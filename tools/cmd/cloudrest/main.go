@@ -64,7 +64,7 @@ func app(env environment) *settings.App {
 func forgetCommand() *settings.Command {
 	var file string
 	return &settings.Command{
-		Name: "forget", Summary: "forget the certificate of a device that was reset", Args: "DEVICE", MinArgs: 1, MaxArgs: 1,
+		Name: "forget", Summary: "forget the key of a device that was reset or replaced", Args: "DEVICE", MinArgs: 1, MaxArgs: 1,
 		Samples: []settings.Sample{{Says: "by name", Line: "cloudrest forget \"Garden irrigation\""}},
 		Declare: func(s *settings.Set) {
 			s.Path(&file, "pins", "file that remembers devices; default: pins.json in your configuration folder")

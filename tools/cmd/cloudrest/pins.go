@@ -12,19 +12,26 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/trust"
 )
 
-// pin is a device whose LAN certificate was seen before and is expected again.
+// pin is a device whose key was seen before and is expected again (SPEC.md §11.1).
 type pin struct {
-	ID          tether.DeviceID `json:"id"`
-	Name        string          `json:"name"`
-	Fingerprint string          `json:"fingerprint"` // SHA-256 of the certificate, 64 hex digits
-	URL         string          `json:"url"`         // where it was reached last
-	Since       time.Time       `json:"since"`
+	ID    tether.DeviceID `json:"id"`
+	Name  string          `json:"name"`
+	Pin   string          `json:"pin"` // trust.Pin of its authority; empty: see Old
+	URL   string          `json:"url"` // where it was reached last
+	Since time.Time       `json:"since"`
+	Token string          `json:"token,omitempty"` // of this client, from pairing; never shown
+	// Old is what versions before the device's own authority remembered: the SHA-256 of a
+	// certificate that no device shows any more. Nothing leads from it to the present key,
+	// and to take that unseen would be what a pin is against. So the device is refused
+	// until a person forgets it.
+	Old string `json:"fingerprint,omitempty"`
 }
 
-// pins is the file that remembers them. Two commands at once: the last one to write wins,
-// which loses at most a pin that is made anew at the next use.
+// pins is the file (0600) that remembers them. Each change is made to what the file holds at
+// that moment, so that two commands at once lose nothing, but for the instant of the write.
 type pins struct {
 	path string
 	list []pin
@@ -42,33 +49,34 @@ func openPins(path string) (*pins, error) {
 		path = filepath.Join(dir, "cloudrest", "pins.json")
 	}
 	p := &pins{path: path}
-	i, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return p, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read pins: %w", err)
-	}
-	if i.Size() > maxPinsFile {
-		return nil, fmt.Errorf("read pins: %s is %d bytes, at most %d are read", path, i.Size(), maxPinsFile)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read pins: %w", err)
-	}
-	if err := json.Unmarshal(b, &p.list); err != nil {
-		return nil, fmt.Errorf("read pins: %s: %w: repair it, or remove it to begin anew", path, err)
-	}
-	for i, e := range p.list {
-		if _, err := tether.ParseDeviceID(string(e.ID)); err != nil || !isFingerprint(e.Fingerprint) {
-			return nil, fmt.Errorf("read pins: %s: entry %d has no good id or fingerprint: repair it, or remove it", path, i+1)
-		}
-	}
-	return p, nil
+	return p, p.read()
 }
 
-func isFingerprint(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+func (p *pins) read() error {
+	p.list = nil
+	i, err := os.Stat(p.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read pins: %w", err)
+	}
+	if i.Size() > maxPinsFile {
+		return fmt.Errorf("read pins: %s is %d bytes, at most %d are read", p.path, i.Size(), maxPinsFile)
+	}
+	b, err := os.ReadFile(p.path)
+	if err != nil {
+		return fmt.Errorf("read pins: %w", err)
+	}
+	if err := json.Unmarshal(b, &p.list); err != nil {
+		return fmt.Errorf("read pins: %s: %w: repair it, or remove it to begin anew", p.path, err)
+	}
+	for i, e := range p.list {
+		if _, err := tether.ParseDeviceID(string(e.ID)); err != nil || !trust.ValidPin(e.Pin) && (e.Pin != "" || !trust.ValidPin(e.Old)) {
+			return fmt.Errorf("read pins: %s: entry %d has no good id or pin: repair it, or remove it", p.path, i+1)
+		}
+	}
+	return nil
 }
 
 // find is all pins that a word may mean: a whole ID or label, a name, or the beginning
@@ -99,22 +107,32 @@ func match[T any](list []T, word string, who func(T) (tether.DeviceID, string)) 
 	return begins
 }
 
-// put remembers e in place of what was known of its ID, and writes the file.
+// put remembers e in place of what was known of its ID, and writes the file. A token
+// stays as long as the key does.
 func (p *pins) put(e pin) error {
-	i := slices.IndexFunc(p.list, func(o pin) bool { return o.ID == e.ID })
-	switch {
-	case i < 0:
-		p.list = append(p.list, e)
-	case p.list[i] == e:
-		return nil
-	default:
-		p.list[i] = e
+	if err := p.read(); err != nil {
+		return err
 	}
+	i := slices.IndexFunc(p.list, func(o pin) bool { return o.ID == e.ID })
+	if i < 0 {
+		p.list = append(p.list, e)
+		return p.write()
+	}
+	if old := p.list[i]; e.Token == "" && e.Pin == old.Pin {
+		e.Token = old.Token
+	}
+	if p.list[i] == e {
+		return nil
+	}
+	p.list[i] = e
 	return p.write()
 }
 
 // remove forgets a device.
 func (p *pins) remove(id tether.DeviceID) error {
+	if err := p.read(); err != nil {
+		return err
+	}
 	p.list = slices.DeleteFunc(p.list, func(o pin) bool { return o.ID == id })
 	return p.write()
 }

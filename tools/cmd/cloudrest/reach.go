@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +21,7 @@ import (
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/buildinfo"
 	"github.com/cloudrest/cloudrest/tether/settings"
+	"github.com/cloudrest/cloudrest/tether/trust"
 )
 
 // reach says how to get to a device; the commands that talk to one share it.
@@ -53,9 +52,9 @@ func (r *reach) declare(s *settings.Set) {
 	s.String(&r.token, "token", "the operator token itself: better in the environment or a file, others can see command lines", settings.Secret())
 	s.Duration(&r.wait, "wait", 100*time.Millisecond, time.Minute, "how long to look for the device on the LAN")
 	s.Strings(&r.interfaces, "interfaces", interfacesHelp, settings.What("NAME"))
-	s.Path(&r.pinsFile, "pins", "file that remembers devices and their certificates; default: pins.json in your configuration folder")
+	s.Path(&r.pinsFile, "pins", "file that remembers devices, their keys and your tokens; default: pins.json in your configuration folder")
 	s.File(&r.ca, "ca", "for a URL: certificate authority of the server (PEM)")
-	s.String(&r.fingerprint, "fingerprint", "for a URL: SHA-256 of the server's certificate, in hex")
+	s.String(&r.fingerprint, "fingerprint", "the pin of the device, in hex: what its label, `cloudrestd identity` and `cloudrest discover --json` tell")
 }
 
 const interfacesHelp = "network interfaces to look on; default: those of local networks"
@@ -116,27 +115,16 @@ func (r *reach) byURL(text string) (*remote, error) {
 		return nil, cannot("URL: %w", err)
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	switch {
-	case r.fingerprint != "":
-		fp := strings.ToLower(strings.ReplaceAll(r.fingerprint, ":", ""))
-		if !isFingerprint(fp) {
-			return nil, cannot("--fingerprint: want 64 hex digits, as `cloudrest discover --json` prints them")
-		}
-		conf = pinned(fp)
-	case r.ca != "":
+	if r.fingerprint == "" && r.ca != "" {
 		if conf.RootCAs, err = readCA(r.ca); err != nil {
 			return nil, err
 		}
-	default: // a device that is remembered may be named by its URL too
-		p, err := openPins(r.pinsFile)
-		if err != nil {
-			return nil, cannot("%w", err)
-		}
-		for _, e := range p.list {
-			if known, err := url.Parse(e.URL); err == nil && known.Scheme == u.Scheme && known.Host == u.Host {
-				conf = pinned(e.Fingerprint)
-			}
-		}
+	} else if e, err := r.deviceAt(u); err != nil {
+		return nil, err
+	} else if e.Pin != "" {
+		m := lanRemote(u, e)
+		m.base, m.events, m.name = u, "", u.Host // the URL is meant as it stands
+		return m, nil
 	}
 	token := ""
 	if r.relay != nil && httpURL(r.relay).Host == u.Host && u.Scheme == "https" {
@@ -145,6 +133,32 @@ func (r *reach) byURL(text string) (*remote, error) {
 		}
 	}
 	return &remote{base: u, name: u.Host, client: clientFor(conf), token: token}, nil
+}
+
+// deviceAt is what is expected of a device that is named by its URL: the pin that the user
+// gives, or that of the device which was there last; and the token for it. The zero pin:
+// nothing is known.
+func (r *reach) deviceAt(u *url.URL) (pin, error) {
+	p, err := openPins(r.pinsFile)
+	if err != nil {
+		return pin{}, cannot("%w", err)
+	}
+	if r.fingerprint != "" {
+		want, err := r.wanted()
+		if i := slices.IndexFunc(p.list, func(e pin) bool { return e.Pin == want }); err == nil && i >= 0 {
+			return p.list[i], nil
+		}
+		return pin{Pin: want}, err
+	}
+	for _, e := range p.list {
+		if known, err := url.Parse(e.URL); err == nil && u.Scheme == "https" && known.Scheme == u.Scheme && known.Host == u.Host {
+			if e.Pin == "" {
+				return pin{}, outdated(e)
+			}
+			return e, nil
+		}
+	}
+	return pin{}, nil
 }
 
 func readCA(path string) (*x509.CertPool, error) {
@@ -159,31 +173,13 @@ func readCA(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// certError means that a server showed another certificate than the one expected.
-type certError struct{ got, want string }
-
-func (e *certError) Error() string {
-	return fmt.Sprintf("certificate is %s…, expected %s…", e.got[:16], e.want[:16])
-}
-
-// pinned trusts exactly one certificate. Names and dates do not count: a device on the
-// LAN is known by its key, its address changes and its clock may be wrong.
-func pinned(fingerprint string) *tls.Config {
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, // VerifyConnection does it
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if got := fingerprintOf(cs); got != fingerprint {
-				return &certError{got, fingerprint}
-			}
-			return nil
-		},
+// wanted is the pin that --fingerprint gives, with or without colons.
+func (r *reach) wanted() (string, error) {
+	want := strings.ToLower(strings.ReplaceAll(r.fingerprint, ":", ""))
+	if !trust.ValidPin(want) {
+		return "", cannot("--fingerprint: want 64 hex digits, as `cloudrest discover --json` prints them")
 	}
-}
-
-func fingerprintOf(cs tls.ConnectionState) string {
-	sum := sha256.Sum256(cs.PeerCertificates[0].Raw) // a TLS server always shows one
-	return hex.EncodeToString(sum[:])
+	return want, nil
 }
 
 // httpURL is u with the scheme that requests use.
@@ -309,8 +305,14 @@ func (r *reach) byLAN(ctx context.Context, word string) (*remote, error) {
 		return nil, ambiguous(word, known, who)
 	}
 	if len(known) == 1 {
+		if known[0].Pin == "" {
+			return nil, outdated(known[0])
+		}
+		if err := r.check(known[0]); err != nil {
+			return nil, err
+		}
 		if u, err := url.Parse(known[0].URL); err == nil {
-			if _, err := probe(ctx, u.Host, known[0].Fingerprint); err == nil {
+			if _, err := probe(ctx, u.Host, known[0].Pin); err == nil {
 				return lanRemote(u, known[0]), nil
 			}
 		}
@@ -383,16 +385,24 @@ func (r *reach) settle(ctx context.Context, p *pins, d device) (*remote, error) 
 		}
 		d.ID, d.Fingerprint = s.ID, fingerprint
 	}
-	e := pin{ID: d.ID, Name: d.Name, Fingerprint: d.Fingerprint, Since: time.Now().UTC().Truncate(time.Second)}
+	e := pin{ID: d.ID, Name: d.Name, Pin: d.Fingerprint, Since: time.Now().UTC().Truncate(time.Second)}
+	first := true
 	if old := p.find(string(d.ID)); len(old) == 1 {
-		if old[0].Fingerprint != d.Fingerprint && isFingerprint(d.Fingerprint) {
-			return nil, changed(old[0], d.Fingerprint)
+		if old[0].Pin == "" {
+			return nil, outdated(old[0])
 		}
-		e.Fingerprint, e.Since = old[0].Fingerprint, old[0].Since
-	} else if !isFingerprint(e.Fingerprint) {
-		return nil, cannot("%q announces no certificate fingerprint: use its URL with --fingerprint: %s", printable(d.Name), printable(d.URL))
-	} else {
-		fmt.Fprintf(r.notes, "first contact with %s (%s), certificate %s: remembered in %s\n", printable(d.Name), d.ID.Short(), e.Fingerprint, p.path)
+		if trust.ValidPin(d.Fingerprint) && old[0].Pin != d.Fingerprint {
+			return nil, changed(old[0], &trust.PinError{Want: old[0].Pin, Got: d.Fingerprint})
+		}
+		e.Pin, e.Since, e.Token, first = old[0].Pin, old[0].Since, old[0].Token, false
+	} else if !trust.ValidPin(e.Pin) {
+		return nil, cannot("%q announces no pin: use its URL with --fingerprint: %s", printable(d.Name), printable(d.URL))
+	}
+	if err := r.check(e); err != nil {
+		return nil, err
+	}
+	if first {
+		fmt.Fprintf(r.notes, "first contact with %s (%s), pin %s: remembered in %s\n", printable(d.Name), d.ID.Short(), e.Pin, p.path)
 	}
 
 	// Addresses first: not every machine resolves the .local name in the URL.
@@ -405,7 +415,7 @@ func (r *reach) settle(ctx context.Context, p *pins, d device) (*remote, error) 
 	}
 	var errs []error
 	for _, host := range places {
-		_, err := probe(ctx, host, e.Fingerprint)
+		_, err := probe(ctx, host, e.Pin)
 		if err == nil {
 			at := *u
 			at.Host = host
@@ -415,28 +425,56 @@ func (r *reach) settle(ctx context.Context, p *pins, d device) (*remote, error) 
 			}
 			return lanRemote(&at, e), nil
 		}
-		if ce, ok := errors.AsType[*certError](err); ok {
-			return nil, changed(e, ce.got)
+		if pe, ok := errors.AsType[*trust.PinError](err); ok {
+			return nil, changed(e, pe)
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", host, err))
 	}
 	return nil, cannot("%s was found but cannot be reached: %w", printable(d.Name), errors.Join(errs...))
 }
 
-func changed(e pin, got string) error {
-	return cannot("%s (%s) shows another certificate than before:\n  remembered %s\n  now        %s\n"+
-		"If it was reset or replaced:  cloudrest forget %s\nIf not, someone else may be answering in its place.",
-		printable(e.Name), e.ID.Short(), e.Fingerprint, got, e.ID.Short())
+// check compares a device with the pin that the user gave, if he did.
+func (r *reach) check(e pin) error {
+	if r.fingerprint == "" {
+		return nil
+	}
+	want, err := r.wanted()
+	if err == nil && want != e.Pin {
+		err = cannot("%s (%s) has the pin\n  %s, not\n  %s, which --fingerprint gives", printable(e.Name), e.ID.Short(), e.Pin, want)
+	}
+	return err
+}
+
+// changed says why a device is refused, and what a person can do about it.
+func changed(e pin, pe *trust.PinError) error {
+	now := pe.Got
+	if now == "" {
+		now = "none: " + pe.Err.Error()
+	}
+	return cannot("%s (%s) does not show the key that was expected:\n  pin expected %s\n  pin now      %s\n%s",
+		printable(e.Name), e.ID.Short(), e.Pin, now, adviseForget(e.ID.Short()))
+}
+
+// outdated refuses a device that only an older version remembered.
+func outdated(e pin) error {
+	return cannot("%s (%s) was remembered by an older version, by a certificate that devices do not show any more.\n%s",
+		printable(e.Name), e.ID.Short(), adviseForget(e.ID.Short()))
+}
+
+func adviseForget(device string) string {
+	return "A device keeps its key for life, unless its storage was erased or damaged, or the device was replaced. If none of that\n" +
+		"happened, someone else may be answering in its place. Compare the pin with the device's label, or with what\n" +
+		"`cloudrestd identity` prints on the device itself. Only if it is the same:  cloudrest forget " + device
 }
 
 // probe opens a TLS connection and closes it again.
-func probe(ctx context.Context, host, fingerprint string) (netip.AddrPort, error) {
+func probe(ctx context.Context, host, pin string) (netip.AddrPort, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		host = net.JoinHostPort(strings.Trim(host, "[]"), "443")
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	d := tls.Dialer{Config: pinned(fingerprint)}
+	d := tls.Dialer{Config: trust.Client(pin)}
 	c, err := d.DialContext(ctx, "tcp", host)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -445,12 +483,12 @@ func probe(ctx context.Context, host, fingerprint string) (netip.AddrPort, error
 	return at, c.Close()
 }
 
-// identify asks the gateway at host:port who it is, whatever certificate it shows, and
-// returns that certificate's fingerprint. It is for a first contact only.
-func identify(ctx context.Context, host string) (s status, fingerprint string, err error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, VerifyConnection: func(cs tls.ConnectionState) error {
-		fingerprint = fingerprintOf(cs)
-		return nil
+// identify asks the gateway at host:port who it is, whatever key it has, and returns its
+// pin. It is for a first contact only.
+func identify(ctx context.Context, host string) (s status, pin string, err error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true, VerifyConnection: func(cs tls.ConnectionState) (err error) {
+		pin, err = trust.PinOf(&cs)
+		return err
 	}}
 	m := &remote{base: &url.URL{Scheme: "https", Host: host}, name: host, client: clientFor(conf)}
 	defer m.client.CloseIdleConnections()
@@ -459,17 +497,47 @@ func identify(ctx context.Context, host string) (s status, fingerprint string, e
 	if err := m.call(ctx, http.MethodGet, tether.OwnPrefix+"v1/status", "", &s); err != nil {
 		return status{}, "", err
 	}
-	if _, err := tether.ParseDeviceID(string(s.ID)); err != nil || s.Certificate != "" && s.Certificate != fingerprint {
-		return status{}, "", fmt.Errorf("its status tells ID %q and certificate %q, which do not fit (it shows %s)", clip(string(s.ID), 64), clip(s.Certificate, 64), fingerprint)
+	if _, err := tether.ParseDeviceID(string(s.ID)); err != nil || s.Certificate != "" && s.Certificate != pin {
+		return status{}, "", fmt.Errorf("its status tells ID %q and pin %q, which do not fit (it shows %s)", clip(string(s.ID), 64), clip(s.Certificate, 64), pin)
 	}
-	return s, fingerprint, nil
+	return s, pin, nil
 }
 
 func lanRemote(u *url.URL, e pin) *remote {
 	base := *u
 	base.Path = strings.TrimSuffix(base.Path, "/")
-	return &remote{base: &base, events: tether.OwnPrefix + "v1/events", name: printable(e.Name), client: clientFor(pinned(e.Fingerprint))}
+	client := clientFor(trust.Client(e.Pin))
+	if e.Token != "" {
+		client.Transport = &bearer{client.Transport, e.Token}
+	}
+	return &remote{base: &base, events: tether.OwnPrefix + "v1/events", name: printable(e.Name), client: client}
 }
+
+// bearer sends the token of a paired client. The pin of the connection below it makes
+// sure that nobody else than the device gets it.
+type bearer struct {
+	http.RoundTripper
+	token string
+}
+
+func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if _, own := req.Header[tokenField]; !own {
+		req = req.Clone(req.Context())                      // a RoundTripper leaves the request as it is
+		if _, taken := req.Header["Authorization"]; taken { // the user speaks to the maker's service
+			req.Header.Set(tokenField, b.token)
+		} else {
+			req.Header.Set("Authorization", "Bearer "+b.token)
+		}
+	}
+	return b.RoundTripper.RoundTrip(req)
+}
+
+// CloseIdleConnections is what http.Client looks for.
+func (b *bearer) CloseIdleConnections() { b.RoundTripper.(*http.Transport).CloseIdleConnections() }
+
+// tokenField is the field for tokens of gateway and relay when Authorization belongs to
+// the maker's service, in canonical form.
+const tokenField = "X-Cloudrest-Token"
 
 // request makes a request for path?query below the base.
 func (m *remote) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
@@ -493,7 +561,7 @@ func (m *remote) request(ctx context.Context, method, path string, body io.Reade
 	}
 	req.Header.Set("User-Agent", userAgent+"/"+buildinfo.Version())
 	if m.token != "" {
-		req.Header.Set("X-CloudREST-Token", m.token) // leaves Authorization to the device
+		req.Header.Set(tokenField, m.token) // leaves Authorization to the device
 	}
 	return req, nil
 }
@@ -501,8 +569,8 @@ func (m *remote) request(ctx context.Context, method, path string, body io.Reade
 // connectError says what to do about a request that got no answer.
 func connectError(m *remote, err error) error {
 	advice := ""
-	if ce, ok := errors.AsType[*certError](err); ok {
-		advice = "\nIf the device was reset:  cloudrest forget DEVICE   (remembered " + ce.want + ")"
+	if _, ok := errors.AsType[*trust.PinError](err); ok {
+		advice = "\n" + adviseForget("DEVICE")
 	} else if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		advice = "\nThe certificate is not from a public authority: --ca FILE or --fingerprint HEX for a URL, --relay-ca FILE for a relay."
 	} else if errors.Is(err, context.DeadlineExceeded) {

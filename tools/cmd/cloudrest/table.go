@@ -35,7 +35,7 @@ type device struct {
 	URL         string          `json:"url"`
 	MAC         string          `json:"mac,omitempty"`
 	Addresses   []string        `json:"addresses,omitempty"`
-	Fingerprint string          `json:"fingerprint,omitempty"` // of the LAN certificate, SHA-256
+	Fingerprint string          `json:"fingerprint,omitempty"` // the pin of its key
 	API         string          `json:"api,omitempty"`
 	Version     string          `json:"version,omitempty"`
 	Ways        []string        `json:"ways"` // "mdns", "udp": which found it
