@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,8 @@ type authorities struct {
 	files []string
 	log   *slog.Logger
 	now   atomic.Pointer[x509.CertPool]
-	stamp string // of the version tried last; only look uses it after newAuthorities
+	mu    sync.Mutex // one look at a time
+	stamp string     // of the version tried last; guarded by mu
 }
 
 func newAuthorities(files []string, log *slog.Logger) (*authorities, error) {
@@ -54,6 +56,8 @@ func loadRoots(files []string) (*x509.CertPool, error) {
 // look takes a new version over; one that does not hold is tried again when something
 // changes.
 func (a *authorities) look() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	stamp := stampOf(a.files)
 	if stamp == a.stamp {
 		return

@@ -46,7 +46,8 @@ type running struct {
 	base  string // http://127.0.0.1:port
 	token string
 	log   *syncBuffer
-	stop  func() // drains and waits
+	via   http.RoundTripper // of do; nil: the default one
+	stop  func()            // drains and waits
 }
 
 // syncBuffer is a log that can be read while it is written.
@@ -127,6 +128,9 @@ func (r *running) do(method, path, body string, edit func(*http.Request)) (*http
 	req.Header.Set("Authorization", "Bearer "+r.token)
 	if edit != nil {
 		edit(req)
+	}
+	if r.via != nil {
+		return r.via.RoundTrip(req)
 	}
 	return http.DefaultTransport.RoundTrip(req)
 }
