@@ -133,7 +133,7 @@ func (e Env) nvmem(path string) ([]byte, board.Strength, error) {
 		return trimErased(b), board.Board, err
 	}
 	const dir = "/sys/bus/nvmem/devices"
-	var why error = ErrAbsent
+	why := fmt.Errorf("no factory OTP and no ID cell: %w", ErrAbsent)
 	devices, _ := os.ReadDir(e.path(dir)) // sorted by name
 	for _, d := range devices {
 		var found []string
