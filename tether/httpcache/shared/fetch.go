@@ -1,0 +1,678 @@
+package shared
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/httpcache"
+)
+
+// tagPrefix begins the ETags that are made here: an origin does not know them.
+const tagPrefix = `"cr.`
+
+// mode is what happens to an answer on its way through a recorder.
+type mode uint8
+
+const (
+	passing   mode = iota // to the client, and perhaps into the store
+	holding               // kept back until its ETag is known
+	confirmed             // a 304 to our own question
+	swallowed             // a failure, in whose place a stale answer is used
+	muted                 // into the store only: the client got a 304
+)
+
+// recorder is the ResponseWriter that next gets.
+type recorder struct {
+	query query  // by value, so that a request answered from the store needs no memory
+	q     *query // &query
+	w     http.ResponseWriter
+	stale *entry  // what may be validated, or used if the origin fails; nil: nothing
+	f     *flight // nil: the answer will not be stored
+
+	own        http.Header // fields that must not reach the client yet; nil: w's are used
+	validating bool        // own preconditions went to the origin
+	isWrite    bool
+	sent       time.Duration
+
+	mode     mode
+	status   int   // final; 0: not there yet
+	declared int64 // Content-Length; -1: none
+	n        int64 // bytes of the body so far
+
+	pending  *entry // to be stored
+	block    []byte
+	buf      []byte
+	reserved int64
+}
+
+var recorders = sync.Pool{New: func() any { return new(recorder) }}
+
+// fetch asks the origin. e is what is stored, if that is not good enough; f is nil if the
+// answer is not to be stored.
+func (q *query) fetch(e *entry, f *flight) error {
+	x := recorders.Get().(*recorder)
+	*x = recorder{query: *q, w: q.w, stale: e, f: f, sent: q.c.now()}
+	x.q = &x.query
+	defer x.end()
+	r := q.r
+	if e != nil {
+		x.own = http.Header{}
+		if f != nil && e.canValidate() {
+			r, x.validating = q.ask(e), true
+		}
+	}
+	return x.finish(q.next(x, r))
+}
+
+// canValidate reports whether the origin can tell whether e still holds.
+func (e *entry) canValidate() bool { return e.flags&madeTag == 0 && (e.etag != "" || e.changed != 0) }
+
+// ask makes a request that asks whether e still holds (RFC 9111 §4.3.1).
+func (q *query) ask(e *entry) *http.Request {
+	r := q.r.WithContext(q.r.Context())
+	r.Header = q.r.Header.Clone()
+	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
+		delete(r.Header, name)
+	}
+	if e.etag != "" {
+		r.Header["If-None-Match"] = []string{e.etag}
+	}
+	if v := e.value("Last-Modified"); v != "" {
+		r.Header["If-Modified-Since"] = []string{v}
+	}
+	return r
+}
+
+// end gives everything back, also on the way of a panic.
+func (x *recorder) end() {
+	if x.f != nil || x.reserved != 0 {
+		c := x.q.c
+		c.mu.Lock()
+		c.arrive(x.f, failed)
+		c.used -= x.reserved
+		c.mu.Unlock()
+	}
+	*x = recorder{}
+	recorders.Put(x)
+}
+
+// Header implements http.ResponseWriter.
+func (x *recorder) Header() http.Header {
+	if x.own != nil {
+		return x.own
+	}
+	return x.w.Header()
+}
+
+// Unwrap lets http.ResponseController reach the server's writer.
+func (x *recorder) Unwrap() http.ResponseWriter { return x.w }
+
+// WriteHeader implements http.ResponseWriter.
+func (x *recorder) WriteHeader(status int) {
+	if x.status != 0 {
+		return
+	}
+	if status < 200 {
+		x.interim(status)
+		return
+	}
+	x.status = status
+	h := x.Header()
+	x.declared = -1
+	if v := h["Content-Length"]; len(v) == 1 {
+		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 {
+			x.declared = n
+		}
+	}
+	switch {
+	case x.isWrite:
+		x.q.wrote(x, status, h)
+	case x.validating && status == http.StatusNotModified:
+		x.mode = confirmed
+		return
+	case x.stale != nil && x.instead(x.stale, status):
+		x.mode = swallowed
+		return
+	case x.tags(status, h):
+		x.mode = holding
+		return
+	}
+	x.release()
+}
+
+// interim passes a 1xx on (RFC 9110 §15.2).
+func (x *recorder) interim(status int) {
+	if x.own == nil {
+		x.w.WriteHeader(status)
+		return
+	}
+	h := x.w.Header()
+	for name, values := range x.own {
+		h[name] = values
+	}
+	x.w.WriteHeader(status)
+	for name := range x.own {
+		delete(h, name)
+	}
+}
+
+// instead reports whether e is used in place of a failure. Status 0 is no answer at all.
+func (x *recorder) instead(e *entry, status int) bool {
+	late := x.q.c.now() - e.born - e.lifetime
+	if e.flags&neverStale != 0 {
+		return false
+	}
+	switch status {
+	case 0, http.StatusBadGateway, http.StatusGatewayTimeout:
+		if most := x.q.c.conf.StaleOnError; most > 0 && late < most {
+			return true
+		}
+	case http.StatusInternalServerError, http.StatusServiceUnavailable:
+	default:
+		return false
+	}
+	return e.sie > 0 && late < e.sie || x.q.control.Has(httpcache.HasStaleIfError) && late < time.Duration(x.q.control.StaleIfError)*time.Second
+}
+
+// tags reports whether an answer gets an ETag here: it is small, has no validator, and may
+// be kept by somebody.
+func (x *recorder) tags(status int, h http.Header) bool {
+	most := int64(x.q.c.conf.TagMax)
+	if most == 0 || status != http.StatusOK || x.q.r.Method != http.MethodGet || x.declared > most || len(h["Etag"]) > 0 || len(h["Last-Modified"]) > 0 ||
+		len(h["Trailer"]) > 0 || len(h["Content-Range"]) > 0 {
+		return false
+	}
+	if lines := h["Cache-Control"]; len(lines) > 0 {
+		if c := httpcache.ParseCacheControl(lines); c.Has(httpcache.NoStore) {
+			return false
+		}
+	}
+	t := h["Content-Type"]
+	return len(t) == 0 || !strings.HasPrefix(t[0], "text/event-stream")
+}
+
+// makeTag is a strong ETag of a body and of what says how to read it.
+func makeTag(h http.Header, body []byte) string {
+	d := sha256.New()
+	for _, name := range [...]string{"Content-Type", "Content-Encoding"} {
+		for _, v := range h[name] {
+			d.Write([]byte(v))
+		}
+		d.Write([]byte{0})
+	}
+	d.Write(body)
+	var sum [sha256.Size]byte
+	var text [20]byte
+	base64.RawURLEncoding.Encode(text[:], d.Sum(sum[:0])[:15])
+	return tagPrefix + string(text[:]) + `"`
+}
+
+// release lets the final head go to the client, after the decision whether to store.
+func (x *recorder) release() {
+	q, h := x.q, x.Header()
+	x.mode = passing
+	var e *entry
+	if x.f != nil {
+		e = x.assess(h, x.status)
+	}
+	q.c.head(x, e)
+	if x.own != nil {
+		to := x.w.Header()
+		for name, values := range h {
+			to[name] = values
+		}
+		h, x.own = to, nil
+	}
+	if e != nil {
+		x.pending = e
+	}
+	if !x.isWrite {
+		list := &q.c.words.miss
+		switch {
+		case x.stale != nil && e != nil:
+			list = &q.c.words.staleStored
+		case x.stale != nil:
+			list = &q.c.words.stale
+		case e != nil:
+			list = &q.c.words.missStored
+		case q.control.Has(httpcache.NoStore):
+			list = &q.c.words.pass
+		}
+		if inner := h["Cache-Status"]; len(inner) > 0 {
+			h["Cache-Status"] = append(inner[:len(inner):len(inner)], (*list)[0])
+		} else {
+			h["Cache-Status"] = (*list)[:1:1]
+		}
+	}
+	if x.validating && x.status == http.StatusOK && httpcache.Conditional(q.r.Header) {
+		// The client asked under a condition of its own, which did not reach the origin.
+		v := httpcache.Validators{Date: time.Now()}
+		if e != nil {
+			v = e.validators()
+		}
+		if tag := h["Etag"]; len(tag) == 1 {
+			v.ETag = tag[0]
+		}
+		if httpcache.NotModified(q.r.Header, v, time.Now()) {
+			x.mode = muted
+			for _, name := range [...]string{"Content-Length", "Content-Type", "Content-Encoding", "Content-Language", "Content-Range"} {
+				delete(h, name)
+			}
+			x.w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	x.w.WriteHeader(x.status)
+}
+
+// head notes what the head of an answer means for others.
+func (c *Cache) head(x *recorder, e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !x.isWrite {
+		c.stats.Misses++
+	}
+	if x.stale != nil && e == nil && x.q.r.Method == http.MethodGet && x.status < 500 {
+		c.drop(x.stale) // something newer was seen
+	}
+	if x.f == nil {
+		return
+	}
+	if e == nil {
+		c.arrive(x.f, useless)
+		x.f = nil
+	} else if e.flags&askFirst != 0 || e.lifetime <= c.now()-e.born {
+		c.tell(x.f, useless)
+	}
+}
+
+// assess makes the entry that an answer is stored as, still without its block and body; nil
+// if it is not. A lifetime from a rule is announced in h.
+func (x *recorder) assess(h http.Header, status int) *entry {
+	q, c := x.q, x.q.c
+	r, rule, wall, now := q.r, q.rule, time.Now(), c.now()
+	if x.declared > c.conf.MaxBody {
+		return nil
+	}
+	a := httpcache.Judge(status, h, c.conf.Targeted...)
+	scope := a.Stores(httpcache.Asker{
+		Method: r.Method, Principal: q.t.Principal, Authorization: len(r.Header["Authorization"]) > 0, Control: q.control,
+	})
+	if scope == httpcache.Nobody && (rule == nil || !rule.Public) {
+		return nil
+	}
+	life, explicit := a.Lifetime(wall)
+	grace := a.Grace()
+	open := a.Control.Has(httpcache.Public) // to everybody, by somebody's word
+	if rule != nil {
+		if rule.TTL > 0 && !explicit && status == http.StatusOK && r.Method == http.MethodGet &&
+			a.Control.Flags&(httpcache.NoCache|httpcache.NoStore|httpcache.Private|httpcache.Malformed) == 0 {
+			life = rule.TTL
+			if rule.Public {
+				// Only whose credentials were with the request may be let be by the maker.
+				if a.Stores(httpcache.Asker{Method: r.Method, Control: q.control}) == httpcache.Anybody {
+					scope, open = httpcache.Anybody, true
+				}
+			}
+			if c.conf.Announce {
+				announce(h, rule)
+			}
+		}
+		if rule.Private && scope == httpcache.Anybody {
+			scope = httpcache.Owner
+		}
+		if !grace.Never {
+			grace.Error = max(grace.Error, rule.Stale)
+		}
+	}
+	if !explicit && !open && len(r.Header["Cookie"]) > 0 && scope == httpcache.Anybody {
+		scope = httpcache.Owner // the origin did not think of caches, and a cookie may be credentials
+	}
+	if scope == httpcache.Nobody || scope == httpcache.Owner && q.t.Principal == "" {
+		return nil
+	}
+	e := &entry{site: x.f.site, uri: q.t.URI, host: q.host, status: int16(status), lifetime: life, swr: grace.Revalidate, sie: grace.Error}
+	if scope == httpcache.Owner {
+		e.principal = q.t.Principal
+	}
+	if grace.Never {
+		e.flags |= neverStale
+	}
+	if a.Control.Has(httpcache.NoCache) {
+		e.flags |= askFirst
+	}
+	e.born = now - a.Age(wall, now-x.sent)
+	tag := h["Etag"]
+	if len(tag) == 1 && strings.HasPrefix(tag[0], tagPrefix) {
+		e.flags |= madeTag
+	}
+	if lines := h["Last-Modified"]; len(lines) == 1 {
+		if t, ok := httpcache.ParseDate(lines[0], wall); ok {
+			e.changed = t.Unix()
+		}
+	}
+	e.date = wall.Unix()
+	if lines := h["Date"]; len(lines) == 0 {
+		h["Date"] = []string{wall.UTC().Format(http.TimeFormat)} // RFC 9110 §6.6.1
+	} else if t, ok := httpcache.ParseDate(lines[0], wall); ok {
+		e.date = t.Unix()
+	}
+	checkable := len(tag) == 1 && e.flags&madeTag == 0 || e.changed != 0
+	if !checkable && (e.lifetime+max(e.swr, e.sie) <= now-e.born || e.flags&askFirst != 0) {
+		return nil // of no use to anybody
+	}
+	var ok bool
+	if e.vary, ok = newVariant(h, r.Header); !ok {
+		return nil
+	}
+	if x.block, ok = e.pack(h, a.Omitted()); !ok {
+		return nil
+	}
+	return e
+}
+
+// announce tells caches further out about a lifetime that only a rule states (RFC 9213).
+func announce(h http.Header, rule *httpcache.Rule) {
+	v := "max-age=" + strconv.FormatInt(int64(rule.TTL/time.Second), 10)
+	switch {
+	case rule.Private:
+		v = "private, " + v
+	case rule.Public:
+		v = "public, " + v
+	}
+	h["Cdn-Cache-Control"] = []string{v}
+}
+
+// Write implements http.ResponseWriter.
+func (x *recorder) Write(b []byte) (int, error) {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	x.n += int64(len(b))
+	switch x.mode {
+	case confirmed, swallowed:
+		return len(b), nil
+	case holding:
+		if len(x.buf)+len(b) <= x.q.c.conf.TagMax && x.keep(b) {
+			return len(b), nil
+		}
+		if err := x.letGo(); err != nil {
+			return 0, err
+		}
+	}
+	if x.pending != nil && !x.keep(b) {
+		x.abandon()
+	}
+	if x.mode == muted {
+		return len(b), nil
+	}
+	return x.w.Write(b)
+}
+
+// letGo gives up holding: the head and what is there of the body go to the client.
+func (x *recorder) letGo() error {
+	held := x.buf
+	x.release()
+	if x.pending == nil {
+		x.buf = nil
+	}
+	if len(held) == 0 {
+		return nil
+	}
+	_, err := x.w.Write(held)
+	return err
+}
+
+// keep appends to what will be stored, within the memory.
+func (x *recorder) keep(b []byte) bool {
+	need := len(x.buf) + len(b)
+	if int64(need) > x.q.c.conf.MaxBody && x.mode != holding {
+		return false
+	}
+	if need > cap(x.buf) {
+		size := max(need, 2*cap(x.buf), 512)
+		if x.declared >= int64(need) {
+			size = int(x.declared)
+		}
+		c := x.q.c
+		c.mu.Lock()
+		ok := c.reserve(int64(size))
+		if ok {
+			c.used -= x.reserved
+			x.reserved = int64(size)
+		}
+		c.mu.Unlock()
+		if !ok {
+			return false
+		}
+		grown := make([]byte, len(x.buf), size)
+		copy(grown, x.buf)
+		x.buf = grown
+	}
+	x.buf = append(x.buf, b...)
+	return true
+}
+
+// abandon gives up storing: the body is too long.
+func (x *recorder) abandon() {
+	c := x.q.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used -= x.reserved
+	c.arrive(x.f, useless)
+	x.reserved, x.pending, x.buf, x.block, x.f = 0, nil, nil, nil, nil
+}
+
+// Flush implements http.Flusher.
+func (x *recorder) Flush() { _ = x.FlushError() }
+
+// FlushError is Flush with its error, as http.ResponseController looks for it.
+func (x *recorder) FlushError() error {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	switch x.mode {
+	case confirmed, swallowed, muted:
+		return nil
+	case holding:
+		// The origin has sent something and not the rest: who waits for it is not kept waiting.
+		if err := x.letGo(); err != nil {
+			return err
+		}
+	}
+	return http.NewResponseController(x.w).Flush()
+}
+
+// finish ends the exchange after next has returned err.
+func (x *recorder) finish(err error) error {
+	q := x.q
+	if err != nil {
+		if x.isWrite {
+			q.wrote(x, http.StatusBadGateway, nil) // who knows what it did
+			return err
+		}
+		if x.status != 0 || x.stale == nil || !x.instead(x.stale, 0) {
+			return err
+		}
+		x.mode = swallowed
+	} else if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	switch x.mode {
+	case swallowed:
+		x.fallBack()
+		return nil
+	case confirmed:
+		return x.confirm()
+	case holding:
+		if err := x.tagged(); err != nil {
+			return nil // the client is gone
+		}
+	}
+	if q.r.Method == http.MethodHead && x.stale != nil {
+		x.compare()
+	}
+	if x.pending == nil {
+		return nil
+	}
+	if x.declared >= 0 && x.n != x.declared && !bodyless(x.status) || x.declared < 0 && q.r.Context().Err() != nil {
+		return nil // not complete: end tells those who wait
+	}
+	body := x.buf
+	if cap(body)-len(body) > len(body)/8+64 {
+		body = append(make([]byte, 0, len(body)), body...)
+	}
+	e := x.pending
+	e.seal(x.block, body)
+	x.commit(e)
+	return nil
+}
+
+// commit puts e into the store, unless a write came in between.
+func (x *recorder) commit(e *entry) {
+	c := x.q.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.used -= x.reserved
+	x.reserved = 0
+	r := useless
+	if x.f.doomed {
+		r = failed
+	} else {
+		if x.stale != nil {
+			c.drop(x.stale)
+		}
+		if c.add(e, x.q.r.Header) {
+			c.stats.Stores++
+			r = stored
+		}
+	}
+	c.arrive(x.f, r)
+}
+
+// tagged gives a held answer its ETag and answers.
+func (x *recorder) tagged() error {
+	q := x.q
+	if x.declared >= 0 && x.n != x.declared {
+		return x.letGo() // not complete: the server sees to it
+	}
+	h := x.Header()
+	tag := makeTag(h, x.buf)
+	h["Etag"] = []string{tag}
+	h["Content-Length"] = []string{strconv.Itoa(len(x.buf))}
+	x.declared = int64(len(x.buf))
+	if !httpcache.MatchesTag(q.r.Header["If-None-Match"], tag, true) {
+		return x.letGo()
+	}
+	x.q.c.mu.Lock()
+	x.q.c.stats.Tagged++
+	x.q.c.stats.Saved += uint64(len(x.buf))
+	x.q.c.mu.Unlock()
+	x.validating = true // release compares
+	held := x.buf
+	x.release()
+	if x.mode == muted {
+		return nil
+	}
+	_, err := x.w.Write(held)
+	return err
+}
+
+// fallBack answers with the stale answer in place of a failure.
+func (x *recorder) fallBack() {
+	q, e := x.q, x.stale
+	c := q.c
+	c.mu.Lock()
+	c.stats.Hits++
+	c.stats.Stale++
+	c.stats.Saved += uint64(len(e.body))
+	c.mu.Unlock()
+	age := max(0, c.now()-e.born)
+	left := strconv.FormatInt(int64((e.lifetime-age)/time.Second), 10)
+	q.send(e, c.conf.Name+"; fwd=stale; ttl="+left+"; detail=stale-if-error", strconv.FormatInt(int64(age/time.Second), 10), true)
+}
+
+// confirm answers after a 304 that was meant for us (RFC 9111 §4.3.4).
+func (x *recorder) confirm() error {
+	q, c, old := x.q, x.q.c, x.stale
+	if tag := x.own["Etag"]; len(tag) > 0 && old.etag != "" && !httpcache.MatchesTag(tag, old.etag, true) {
+		// It is about another state than the one we have.
+		c.mu.Lock()
+		c.drop(old)
+		c.arrive(x.f, failed)
+		f := c.depart(c.siteOf(q.t.Space), &q.t, q.host, false)
+		c.mu.Unlock()
+		x.f = nil
+		return q.fetch(nil, f)
+	}
+	merged := old.header()
+	a := httpcache.Judge(http.StatusNotModified, x.own, c.conf.Targeted...)
+	httpcache.Freshen(merged, &a)
+	if age := x.own["Age"]; len(age) > 0 {
+		merged["Age"] = age // for assess; it is not stored
+	}
+	if len(x.own["Date"]) == 0 {
+		delete(merged, "Date") // that was of the old answer
+	}
+	x.declared = int64(len(old.body))
+	e := x.assess(merged, int(old.status))
+	keep := e != nil
+	if !keep {
+		// It may not be stored any more, but it may be used now.
+		e = &entry{site: old.site, uri: old.uri, status: old.status, born: c.now(), changed: old.changed, date: old.date}
+		x.block, _ = e.pack(merged, a.Omitted())
+	}
+	e.seal(x.block, old.body)
+	c.mu.Lock()
+	c.stats.Validated++
+	c.stats.Saved += uint64(len(old.body))
+	if !keep {
+		c.drop(old)
+		c.arrive(x.f, useless)
+	} else if e.flags&askFirst != 0 || e.lifetime <= c.now()-e.born {
+		c.tell(x.f, useless)
+	}
+	c.mu.Unlock()
+	if keep {
+		x.commit(e)
+	}
+	x.f = nil
+	h := q.w.Header()
+	for _, name := range [...]string{"Set-Cookie", tether.HeaderID, tether.HeaderSequenceID} {
+		if v := x.own[name]; len(v) > 0 {
+			h[name] = v
+		}
+	}
+	status := c.words.freshening[0]
+	if inner := x.own["Cache-Status"]; len(inner) > 0 {
+		status = strings.Join(inner, ", ") + ", " + status
+	}
+	q.send(e, status, strconv.FormatInt(int64(max(0, c.now()-e.born)/time.Second), 10), false)
+	return nil
+}
+
+// compare looks at the answer to a HEAD beside what is stored (RFC 9111 §4.3.5): the same
+// state is fresh again, another one is gone.
+func (x *recorder) compare() {
+	c, old, h := x.q.c, x.stale, x.w.Header()
+	if x.status != http.StatusOK || old.status != http.StatusOK {
+		return
+	}
+	same := true
+	for _, name := range [...]string{"Etag", "Last-Modified", "Content-Length"} {
+		if v := h[name]; len(v) > 0 && v[0] != old.value(name) {
+			same = false
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !same {
+		c.drop(old)
+	}
+}

@@ -1,0 +1,360 @@
+package shared
+
+import (
+	"hash/maphash"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether/httpcache"
+)
+
+// site is what belongs to one space. Cache.mu guards it.
+type site struct {
+	name    string
+	targets map[string]*entry  // by target in origin-form; chained by next, newest first
+	flights map[string]*flight // requests to the origin that may yet be stored; chained
+	passes  map[uint64]time.Duration
+}
+
+// result is what became of a flight.
+type result uint8
+
+const (
+	flying  result = iota
+	stored         // others may look it up
+	useless        // it was for its own client only
+	failed         // it did not come through
+)
+
+// flight is a request to the origin whose answer may be stored. Cache.mu guards it.
+type flight struct {
+	next      *flight
+	site      *site
+	uri       string
+	host      string
+	principal string
+	join      bool // others may wait for it
+	doomed    bool // a write came in between: it is not to be stored
+	gone      bool // over
+	result    result
+	done      chan struct{} // made by who waits first, closed at the end
+}
+
+var seed = maphash.MakeSeed()
+
+// siteOf returns a space, made if need be.
+func (c *Cache) siteOf(space string) *site {
+	s := c.sites[space]
+	if s == nil {
+		s = &site{name: space, targets: map[string]*entry{}, flights: map[string]*flight{}}
+		c.sites[space] = s
+	}
+	return s
+}
+
+// tidy forgets a space that holds nothing.
+func (c *Cache) tidy(s *site) {
+	if len(s.targets) == 0 && len(s.flights) == 0 && len(s.passes) == 0 && c.sites[s.name] == s {
+		delete(c.sites, s.name)
+	}
+}
+
+func (s *site) find(t *Target, host string, h http.Header) *entry {
+	for e := s.targets[t.URI]; e != nil; e = e.next {
+		if e.fits(host, t.Principal, h) {
+			return e
+		}
+	}
+	return nil
+}
+
+// use moves e to the front.
+func (c *Cache) use(e *entry) {
+	if c.lru.older == e {
+		return
+	}
+	e.newer.older, e.older.newer = e.older, e.newer
+	c.link(e)
+}
+
+func (c *Cache) link(e *entry) {
+	e.newer, e.older = &c.lru, c.lru.older
+	c.lru.older.newer, c.lru.older = e, e
+}
+
+// drop removes e, if it is still there.
+func (c *Cache) drop(e *entry) {
+	head := e.site.targets[e.uri]
+	if head == e {
+		if e.next == nil {
+			delete(e.site.targets, e.uri)
+		} else {
+			e.site.targets[e.uri] = e.next
+		}
+	} else {
+		for head != nil && head.next != e {
+			head = head.next
+		}
+		if head == nil {
+			return
+		}
+		head.next = e.next
+	}
+	e.newer.older, e.older.newer = e.older, e.newer
+	c.used -= e.cost()
+	c.count--
+	e.next, e.newer, e.older = nil, nil, nil
+}
+
+// reserve takes n bytes of the memory, from the oldest entries if need be.
+func (c *Cache) reserve(n int64) bool {
+	for c.used+n > c.conf.MaxBytes {
+		e := c.lru.newer
+		if e == &c.lru {
+			return false
+		}
+		c.evict(e)
+	}
+	c.used += n
+	return true
+}
+
+func (c *Cache) evict(e *entry) {
+	s := e.site
+	c.drop(e)
+	c.evictions++
+	c.tidy(s)
+}
+
+// add stores e in place of what it replaces: what a request with the fields h would have
+// been answered from, of the same owner.
+func (c *Cache) add(e *entry, h http.Header) bool {
+	s, n := e.site, 0
+	for old := s.targets[e.uri]; old != nil; {
+		next := old.next
+		if n++; n >= maxVariants || old.principal == e.principal && old.fits(e.host, e.principal, h) {
+			c.drop(old)
+		}
+		old = next
+	}
+	if !c.reserve(e.cost()) {
+		return false
+	}
+	for c.count >= c.conf.MaxEntries {
+		c.evict(c.lru.newer)
+	}
+	e.next = s.targets[e.uri]
+	s.targets[e.uri] = e
+	c.link(e)
+	c.count++
+	return true
+}
+
+// depart notes a request to the origin.
+func (c *Cache) depart(s *site, t *Target, host string, join bool) *flight {
+	f := &flight{site: s, uri: t.URI, host: host, principal: t.Principal, join: join, next: s.flights[t.URI]}
+	s.flights[t.URI] = f
+	return f
+}
+
+// arrive ends a flight.
+func (c *Cache) arrive(f *flight, r result) {
+	if f == nil || f.gone {
+		return
+	}
+	f.gone = true
+	s := f.site
+	if p := s.flights[f.uri]; p == f {
+		if f.next == nil {
+			delete(s.flights, f.uri)
+		} else {
+			s.flights[f.uri] = f.next
+		}
+	} else {
+		for p != nil && p.next != f {
+			p = p.next
+		}
+		if p != nil {
+			p.next = f.next
+		}
+	}
+	c.tell(f, r)
+	c.tidy(s)
+}
+
+// tell lets those go who wait for a flight; it may go on for its own client.
+func (c *Cache) tell(f *flight, r result) {
+	if f == nil || f.result != flying {
+		return
+	}
+	f.result, f.join = r, false
+	if f.done == nil {
+		return
+	}
+	close(f.done)
+	if s := f.site; r == useless && !f.doomed {
+		if len(s.passes) >= maxPasses {
+			clear(s.passes)
+		}
+		if s.passes == nil {
+			s.passes = map[uint64]time.Duration{}
+		}
+		s.passes[maphash.String(seed, f.uri)] = c.now() + passTime
+	}
+}
+
+// alone reports whether requests for a target had better not wait for each other.
+func (s *site) alone(uri string, now time.Duration) bool {
+	if len(s.passes) == 0 {
+		return false
+	}
+	h := maphash.String(seed, uri)
+	until, ok := s.passes[h]
+	if ok && now > until {
+		delete(s.passes, h)
+		return false
+	}
+	return ok
+}
+
+// joinable returns a flight whose answer a request may wait for.
+func (s *site) joinable(t *Target, host string) *flight {
+	for f := s.flights[t.URI]; f != nil; f = f.next {
+		if f.join && !f.doomed && f.host == host && f.principal == t.Principal {
+			return f
+		}
+	}
+	return nil
+}
+
+// sweep removes every entry of a space whose target is meant, and dooms every flight; it
+// returns the number of entries.
+func (c *Cache) sweep(s *site, meant func(uri string) bool) (n int) {
+	if s == nil {
+		return 0
+	}
+	for uri, e := range s.targets {
+		if !meant(uri) {
+			continue
+		}
+		for e != nil {
+			next := e.next
+			c.drop(e)
+			n++
+			e = next
+		}
+	}
+	for uri, f := range s.flights {
+		if !meant(uri) {
+			continue
+		}
+		for ; f != nil; f = f.next {
+			f.doomed = true
+			c.tell(f, failed) // who waits asks anew
+		}
+	}
+	c.tidy(s)
+	return n
+}
+
+// Invalidate makes what is stored for these targets in a space unusable, with any query,
+// for every principal; answers under way to the origin will not be stored. It returns the
+// number of answers removed.
+func (c *Cache) Invalidate(space string, uris ...string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range uris {
+		path := httpcache.Path(u)
+		n += c.sweep(c.sites[space], func(uri string) bool {
+			return strings.HasPrefix(uri, path) && (len(uri) == len(path) || uri[len(path)] == '?')
+		})
+	}
+	c.stats.Invalidated += uint64(n)
+	return n
+}
+
+// InvalidatePrefix is Invalidate for every target that begins so; "/" is all of a space.
+func (c *Cache) InvalidatePrefix(space, prefix string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n = c.sweep(c.sites[space], func(uri string) bool { return strings.HasPrefix(uri, prefix) })
+	c.stats.Invalidated += uint64(n)
+	return n
+}
+
+// Purge removes what is stored for one target, as an operator asks.
+func (c *Cache) Purge(space, uri string) int { return c.Invalidate(space, uri) }
+
+// PurgeSpace removes everything that is stored for a space.
+func (c *Cache) PurgeSpace(space string) int { return c.InvalidatePrefix(space, "/") }
+
+// PurgeAll removes everything.
+func (c *Cache) PurgeAll() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.sites {
+		n += c.sweep(s, func(string) bool { return true })
+	}
+	return n
+}
+
+// Entry is one stored answer, for people.
+type Entry struct {
+	URI       string        `json:"uri"`
+	Host      string        `json:"host,omitempty"`
+	Principal string        `json:"principal,omitempty"`
+	Status    int           `json:"status"`
+	Body      int           `json:"bodyBytes"`
+	Cost      int64         `json:"bytes"` // with all that belongs to it
+	Age       time.Duration `json:"age"`
+	Fresh     time.Duration `json:"fresh"` // negative: stale for so long
+	ETag      string        `json:"etag,omitempty"`
+	Vary      []string      `json:"vary,omitempty"`
+}
+
+// Entries lists at most limit stored answers of a space, the most recently used first.
+func (c *Cache) Entries(space string, limit int) (list []Entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	for e := c.lru.older; e != &c.lru && len(list) < limit; e = e.older {
+		if e.site.name != space {
+			continue
+		}
+		x := Entry{URI: e.uri, Host: e.host, Principal: e.principal, Status: int(e.status), Body: len(e.body), Cost: e.cost(),
+			Age: now - e.born, Fresh: e.born + e.lifetime - now, ETag: e.etag}
+		if e.vary != nil {
+			x.Vary = e.vary.names
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// Stats are numbers since the start, except those about now.
+type Stats struct {
+	Hits        uint64 `json:"hits"`        // answered from the store alone
+	Stale       uint64 `json:"stale"`       // of those, with a stale answer
+	Collapsed   uint64 `json:"collapsed"`   // of those, by waiting for another request's answer
+	Validated   uint64 `json:"validated"`   // answered from the store after a 304
+	Misses      uint64 `json:"misses"`      // answered by the origin, though it was a GET or HEAD
+	Stores      uint64 `json:"stores"`      // answers stored
+	Invalidated uint64 `json:"invalidated"` // answers removed because of a write
+	Evictions   uint64 `json:"evictions"`   // answers removed for want of room
+	Tagged      uint64 `json:"tagged"`      // 304 by an ETag made here
+	Refused     uint64 `json:"refused"`     // writes refused with 412
+	Saved       uint64 `json:"savedBytes"`  // of bodies that did not have to be fetched, or sent on
+
+	Entries int   `json:"entries"` // now
+	Bytes   int64 `json:"bytes"`   // now, of Config.MaxBytes
+}
+
+// Stats returns the present numbers.
+func (c *Cache) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Evictions, s.Entries, s.Bytes = c.evictions, c.count, c.used
+	return s
+}
