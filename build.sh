@@ -77,7 +77,7 @@ ldflags="-s -w -buildid= -X $info.version=$VERSION -X $info.commit=$commit -X $i
 #
 #                               bytes       xz -9e   TLS handshake  1 MB of ChaCha20
 #   all inlined            10,420,381    2,484,972            5 ms             37 ms
-#   this list               9,502,877    2,158,968            7 ms             40 ms
+#   this list               9,502,877    2,165,376            5 ms             40 ms
 #   the list but runtime    9,371,805    2,094,172           12 ms             42 ms
 #   nothing inlined         9,371,805    2,033,660           30 ms            165 ms
 #
@@ -85,7 +85,8 @@ ldflags="-s -w -buildid= -X $info.version=$VERSION -X $info.commit=$commit -X $i
 # crypto/tls, tether, bufio, time) gained nothing that could be measured.
 hot="runtime internal/runtime/... internal/abi internal/bytealg internal/stringslite internal/goarch
 	internal/byteorder internal/race internal/sync math/bits sync sync/atomic
-	crypto/internal/fips140/nistec/... crypto/internal/fips140/bigmod crypto/internal/fips140/edwards25519/field
+	crypto/internal/fips140/nistec/... crypto/internal/fips140/bigmod crypto/internal/fips140/sha256
+	crypto/internal/fips140/sha512 crypto/internal/fips140/sha3 crypto/internal/fips140/edwards25519/field
 	crypto/internal/fips140/mlkem crypto/internal/fips140/subtle crypto/internal/fips140/alias
 	crypto/internal/fips140deps/... vendor/golang.org/x/crypto/..."
 
