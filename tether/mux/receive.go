@@ -118,9 +118,8 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 			return err
 		case !s.relay:
 			return protocolError("NOTIFY from the relay")
-		case s.handlers.OnNotify != nil:
-			s.handlers.OnNotify(n)
 		}
+		s.handler.Notify(n)
 	case frame.TypeNotifyAck:
 		a, err := frame.ParseNotifyAck(f.Body)
 		switch {
@@ -128,16 +127,13 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 			return err
 		case s.relay:
 			return protocolError("NOTIFY_ACK from the device")
-		case s.handlers.OnAck != nil:
-			s.handlers.OnAck(tether.EventID{Epoch: a.Epoch, Seq: a.Seq})
 		}
+		s.handler.Acked(tether.EventID{Epoch: a.Epoch, Seq: a.Seq})
 	case frame.TypeDescribe:
-		switch {
-		case !s.relay:
+		if !s.relay {
 			return protocolError("DESCRIBE from the relay")
-		case s.handlers.OnDescribe != nil:
-			s.handlers.OnDescribe(f.Body)
 		}
+		s.handler.Describe(f.Body)
 	case frame.TypeLocate:
 		lan, err := frame.ParseLocate(f.Body)
 		switch {
@@ -145,9 +141,8 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 			return err
 		case !s.relay:
 			return protocolError("LOCATE from the relay")
-		case s.handlers.OnLocate != nil:
-			s.handlers.OnLocate(lan)
 		}
+		s.handler.Locate(lan)
 	case frame.TypeGoAway:
 		g, err := frame.ParseGoAway(f.Body)
 		if err != nil {
@@ -179,9 +174,7 @@ func (s *Session) goneAway(g frame.GoAway) {
 		}
 	}
 	s.mu.Unlock()
-	if s.handlers.OnGoAway != nil {
-		s.handlers.OnGoAway(g)
-	}
+	s.handler.GoAway(g)
 }
 
 // request takes a REQUEST (device).

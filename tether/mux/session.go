@@ -36,6 +36,66 @@ type Handlers struct {
 	OnAck      func(tether.EventID) // device
 	OnGoAway   func(frame.GoAway)
 	OnClose    func(error) // last of all; every stream has ended
+	// All takes everything in place of the functions: an owner of many sessions has one
+	// value for each of them anyway, and saves what the functions would hold.
+	All Handler
+}
+
+// Handler is Handlers as one value.
+type Handler interface {
+	Notify(frame.Notify)
+	Describe(json []byte)
+	Locate(lan string)
+	Acked(tether.EventID)
+	GoAway(frame.GoAway)
+	Closed(error)
+}
+
+// handler returns h as one value.
+func (h Handlers) handler() Handler {
+	if h.All != nil {
+		return h.All
+	}
+	return &functions{h}
+}
+
+// functions are Handlers, of which any may be nil, as a Handler.
+type functions struct{ h Handlers }
+
+func (f *functions) Notify(n frame.Notify) {
+	if f.h.OnNotify != nil {
+		f.h.OnNotify(n)
+	}
+}
+
+func (f *functions) Describe(json []byte) {
+	if f.h.OnDescribe != nil {
+		f.h.OnDescribe(json)
+	}
+}
+
+func (f *functions) Locate(lan string) {
+	if f.h.OnLocate != nil {
+		f.h.OnLocate(lan)
+	}
+}
+
+func (f *functions) Acked(id tether.EventID) {
+	if f.h.OnAck != nil {
+		f.h.OnAck(id)
+	}
+}
+
+func (f *functions) GoAway(g frame.GoAway) {
+	if f.h.OnGoAway != nil {
+		f.h.OnGoAway(g)
+	}
+}
+
+func (f *functions) Closed(err error) {
+	if f.h.OnClose != nil {
+		f.h.OnClose(err)
+	}
 }
 
 // Config says what both sides agreed on in the handshake.
@@ -71,7 +131,7 @@ type Session struct {
 	keepalive time.Duration
 	budget    *Budget
 	accept    func(*Stream, *frame.Request)
-	handlers  Handlers
+	handler   Handler
 	log       *slog.Logger
 	done      chan struct{}
 
@@ -147,7 +207,7 @@ func New(c Carrier, cfg Config) *Session {
 	s := &Session{
 		carrier: c, relay: cfg.Relay, grow: cfg.Grow, streamMax: cfg.Streams,
 		sendWin: int64(min(cfg.SendWindow, maxCredit)), recvWin: int64(cfg.RecvWindow), startWin: int64(max(cfg.RecvWindow, cfg.StartWindow)),
-		keepalive: cfg.Keepalive, budget: cfg.Budget, accept: cfg.Accept, handlers: cfg.Handlers, log: cfg.Logger,
+		keepalive: cfg.Keepalive, budget: cfg.Budget, accept: cfg.Accept, handler: cfg.Handlers.handler(), log: cfg.Logger,
 		done: make(chan struct{}),
 	}
 	if s.streamMax <= 0 {
@@ -162,7 +222,7 @@ func New(c Carrier, cfg Config) *Session {
 }
 
 // SetHandlers replaces the handlers; only before Run.
-func (s *Session) SetHandlers(h Handlers) { s.handlers = h }
+func (s *Session) SetHandlers(h Handlers) { s.handler = h.handler() }
 
 // Run reads the carrier until the session ends and returns why; it is called once. When it
 // returns every stream has failed and OnClose has been called.
@@ -201,9 +261,7 @@ func (s *Session) Run() error {
 	}
 	s.fail(err)
 	err = s.Err()
-	if s.handlers.OnClose != nil {
-		s.handlers.OnClose(err)
-	}
+	s.handler.Closed(err)
 	return err
 }
 

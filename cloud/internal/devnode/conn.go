@@ -19,7 +19,8 @@ const (
 	closeTryLater = 1013
 )
 
-// conn is one tether of a device. There is one for each idle device: keep it small.
+// conn is one tether of a device, and a mux.Handler. There is one for each idle device:
+// keep it small.
 type conn struct {
 	node    *Node
 	id      tether.DeviceID
@@ -84,9 +85,9 @@ func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifet
 		}
 	}
 	if len(info) > 0 {
-		c.describe(info)
+		c.Describe(info)
 	}
-	return mux.Handlers{OnNotify: c.notify, OnDescribe: c.describe, OnLocate: c.locate, OnGoAway: c.goAway, OnClose: c.closed}
+	return mux.Handlers{All: c}
 }
 
 // replaced tells an older connection that a newer one took over; what runs on it ends in
@@ -103,8 +104,8 @@ func (c *conn) replaced(flaps uint8) {
 	c.session.Drain(ctx, g)
 }
 
-// closed is called when the session has ended, whatever the reason.
-func (c *conn) closed(err error) {
+// Closed is called when the session has ended, whatever the reason.
+func (c *conn) Closed(err error) {
 	n := c.node
 	n.mu.Lock()
 	current := n.conns[c.id] == c
@@ -122,15 +123,15 @@ func (c *conn) closed(err error) {
 	}
 }
 
-// goAway: the device ends this connection. Requests are not sent there any more.
-func (c *conn) goAway(g frame.GoAway) {
+// GoAway: the device ends this connection. Requests are not sent there any more.
+func (c *conn) GoAway(g frame.GoAway) {
 	c.leaving.Store(true)
 	c.node.log.Debug("device says goodbye", "device", c.id, "code", g.Code)
 }
 
-// describe keeps what the device says of itself. An odd descriptor is kept out, the
+// Describe keeps what the device says of itself. An odd descriptor is kept out, the
 // device is not (SPEC.md §4.7).
-func (c *conn) describe(raw []byte) {
+func (c *conn) Describe(raw []byte) {
 	d, err := tether.ParseDescriptor(raw)
 	if err != nil {
 		c.node.log.Warn("descriptor ignored", "device", c.id, "err", err)
@@ -141,8 +142,8 @@ func (c *conn) describe(raw []byte) {
 	}
 }
 
-// locate keeps where the device is on its LAN, for as long as this connection lives.
-func (c *conn) locate(lan string) {
+// Locate keeps where the device is on its LAN, for as long as this connection lives.
+func (c *conn) Locate(lan string) {
 	if lan == "" {
 		c.lan.Store(nil)
 		return
@@ -150,9 +151,9 @@ func (c *conn) locate(lan string) {
 	c.lan.Store(&lan)
 }
 
-// notify hands an event to the store. A store that takes no more means that this
+// Notify hands an event to the store. A store that takes no more means that this
 // connection ends: the device keeps the event and sends it again later.
-func (c *conn) notify(ev frame.Notify) {
+func (c *conn) Notify(ev frame.Notify) {
 	n := c.node
 	n.count.notified.Add(1)
 	if c.unstored.Add(1) > maxUnstored {
@@ -173,6 +174,9 @@ func (c *conn) notify(ev frame.Notify) {
 		}
 	}
 }
+
+// Acked is for devices: mux refuses it here.
+func (c *conn) Acked(tether.EventID) {}
 
 // end says why and closes.
 func (c *conn) end(g frame.GoAway, code int) {
