@@ -628,6 +628,9 @@ func (x *recorder) confirm() error {
 		e = &entry{site: old.site, uri: old.uri, status: old.status, born: c.now(), changed: old.changed, date: old.date}
 		x.block, _ = e.pack(merged, a.Omitted())
 	}
+	if keep && old.principal != "" {
+		e.principal = old.principal // the body was made for its owner, whatever the fields say now
+	}
 	e.seal(x.block, old.body)
 	c.mu.Lock()
 	c.stats.Validated++

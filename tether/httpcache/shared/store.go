@@ -34,7 +34,7 @@ type flight struct {
 	uri       string
 	host      string
 	principal string
-	join      bool // others may wait for it
+	join      bool // others may wait for it; not once it is doomed
 	doomed    bool // a write came in between: it is not to be stored
 	gone      bool // over
 	result    result
@@ -221,7 +221,7 @@ func (s *site) alone(uri string, now time.Duration) bool {
 // joinable returns a flight whose answer a request may wait for.
 func (s *site) joinable(t *Target, host string) *flight {
 	for f := s.flights[t.URI]; f != nil; f = f.next {
-		if f.join && !f.doomed && f.host == host && f.principal == t.Principal {
+		if f.join && f.host == host && f.principal == t.Principal {
 			return f
 		}
 	}

@@ -1,0 +1,646 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// audit checks the books: what is counted is what is there.
+func (c *Cache) audit(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sum int64
+	n := 0
+	for _, s := range c.sites {
+		for _, e := range s.targets {
+			for ; e != nil; e = e.next {
+				sum += e.cost()
+				n++
+			}
+		}
+		if len(s.flights) > 0 {
+			t.Errorf("%d targets have flights, want none", len(s.flights))
+		}
+	}
+	listed := 0
+	for e := c.lru.older; e != &c.lru; e = e.older {
+		listed++
+	}
+	if sum != c.used || n != c.count || listed != n {
+		t.Errorf("%d bytes and %d entries are counted, %d listed; there are %d and %d", c.used, c.count, listed, sum, n)
+	}
+	if c.used > c.conf.MaxBytes || c.count > c.conf.MaxEntries {
+		t.Errorf("%d bytes, %d entries; at most %d and %d are allowed", c.used, c.count, c.conf.MaxBytes, c.conf.MaxEntries)
+	}
+}
+
+func TestConcurrentRequestsAreCollapsed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var asked atomic.Int64
+		g.c.conf.CollapseWait = time.Minute
+		slow := func(lines ...string) {
+			asked.Store(0)
+			g.origin = func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				time.Sleep(10 * time.Second)
+				answer(lines...)(w, r)
+			}
+		}
+		storm := func(uri string, lines ...string) time.Duration {
+			start := time.Now()
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					w := httptest.NewRecorder()
+					r := httptest.NewRequest("GET", "http://host"+uri, nil)
+					_ = g.c.Serve(w, r, Target{URI: uri}, func(w http.ResponseWriter, r *http.Request) error { g.origin(w, r); return nil })
+					if w.Code != 200 || w.Body.String() != "body" {
+						t.Errorf("%s: got %d %q", uri, w.Code, w.Body)
+					}
+				})
+			}
+			wg.Wait()
+			return time.Since(start)
+		}
+		slow("Cache-Control: max-age=60")
+		if d := storm("/x"); asked.Load() != 1 || d != 10*time.Second {
+			t.Errorf("cacheable: %d requests in %v, want 1 in 10s", asked.Load(), d)
+		}
+		slow("Cache-Control: no-store")
+		if d := storm("/y"); asked.Load() != 50 || d != 20*time.Second {
+			t.Errorf("not cacheable: %d requests in %v, want 50 in 20s", asked.Load(), d)
+		}
+		slow("Cache-Control: no-store")
+		if d := storm("/y"); asked.Load() != 50 || d != 10*time.Second {
+			t.Errorf("known not to be cacheable: %d requests in %v, want 50 in 10s", asked.Load(), d)
+		}
+		slow("Cache-Control: no-cache", `Etag: "a"`)
+		if d := storm("/z"); asked.Load() != 50 || d != 20*time.Second {
+			t.Errorf("to be validated each time: %d requests in %v, want 50 in 20s", asked.Load(), d)
+		}
+		g.c.audit(t)
+	})
+}
+
+// A leader that fails leaves its place to another, and no more than that.
+func TestFailedLeader(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var asked atomic.Int64
+		g.origin = func(w http.ResponseWriter, r *http.Request) {
+			n := asked.Add(1)
+			time.Sleep(time.Second)
+			if n == 1 {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Length", "9")
+				w.Write([]byte("half"))
+				panic(http.ErrAbortHandler)
+			}
+			answer("Cache-Control: max-age=60")(w, r)
+		}
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				defer func() { _ = recover() }()
+				w := httptest.NewRecorder()
+				_ = g.c.Serve(w, httptest.NewRequest("GET", "/x", nil), Target{URI: "/x"}, func(w http.ResponseWriter, r *http.Request) error { g.origin(w, r); return nil })
+				if w.Body.String() != "body" {
+					t.Errorf("got %q", w.Body)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if n := asked.Load(); n != 2 {
+			t.Errorf("the origin was asked %d times, want 2", n)
+		}
+		g.c.audit(t)
+	})
+}
+
+func TestIncompleteBodiesAreNotStored(t *testing.T) {
+	for name, origin := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"a panic": func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("half"))
+			panic(http.ErrAbortHandler)
+		},
+		"less than Content-Length": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "9")
+			w.Write([]byte("half"))
+		},
+		"a client that left": func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("half"))
+			r.Context().Value(cancelKey{}).(context.CancelFunc)()
+		},
+	} {
+		bubble(t, func(t *testing.T) {
+			g := newRig(t, Gateway())
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ctx = context.WithValue(ctx, cancelKey{}, cancel)
+			func() {
+				defer func() { _ = recover() }()
+				r := httptest.NewRequest("GET", "/x", nil).WithContext(ctx)
+				_ = g.c.Serve(httptest.NewRecorder(), r, Target{URI: "/x"}, func(w http.ResponseWriter, r *http.Request) error {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Etag", `"a"`)
+					origin(w, r)
+					return nil
+				})
+			}()
+			if n := g.c.Stats().Entries; n != 0 {
+				t.Errorf("%s: %d entries, want none", name, n)
+			}
+			g.c.audit(t)
+		})
+	}
+}
+
+type cancelKey struct{}
+
+func TestLongBodiesPassWithoutMemory(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conf := Gateway()
+		conf.MaxBytes, conf.MaxBody = 64<<10, 16<<10
+		g := newRig(t, conf)
+		piece := []byte(strings.Repeat("x", 1000))
+		g.origin = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			for range 100 {
+				w.Write(piece)
+				if used := g.c.Stats().Bytes; used > 32<<10 {
+					t.Fatalf("%d bytes are taken while a long body passes", used)
+				}
+			}
+		}
+		if w := g.do("GET /x"); w.Body.Len() != 100000 {
+			t.Errorf("%d bytes came through, want 100000", w.Body.Len())
+		}
+		if s := g.c.Stats(); s.Entries != 0 || s.Bytes != 0 {
+			t.Errorf("%+v after a long body, want nothing stored", s)
+		}
+		g.origin = func(w http.ResponseWriter, r *http.Request) { // known to be too long: nothing is collected at all
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Length", "100000")
+			w.Write(piece)
+			if used := g.c.Stats().Bytes; used != 0 {
+				t.Errorf("%d bytes are taken for a body that is too long", used)
+			}
+		}
+		g.do("GET /y")
+	})
+}
+
+func TestWhatIsNoBusinessOfACache(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		for _, c := range [][]string{
+			{"GET /x", "Upgrade: websocket", "Connection: Upgrade"}, {"GET /x", "Accept: text/event-stream"}, {"GET /a/../x"}, {"OPTIONS /x"}, {"PROPFIND /x"}, {"QUERY /x"},
+		} {
+			g.origin = func(w http.ResponseWriter, r *http.Request) {
+				if _, ok := w.(*recorder); ok {
+					t.Errorf("%q goes through a recorder, want it to pass by", c)
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+			}
+			g.do(c[0], c[1:]...)
+		}
+		g.answers("Content-Type: text/event-stream", "Cache-Control: no-cache")
+		g.do("GET /events")
+		if n := g.c.Stats().Entries; n != 0 {
+			t.Errorf("%d entries, want none", n)
+		}
+	})
+}
+
+// An answer whose request began before a write is not stored after it, nor given to those
+// who ask after it.
+func TestWriteOvertakesRead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var state atomic.Value
+		state.Store("old")
+		release := make(chan bool)
+		serve := func(method string) *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			_ = g.c.Serve(w, httptest.NewRequest(method, "/x", nil), Target{URI: "/x"}, func(w http.ResponseWriter, r *http.Request) error {
+				if r.Method == "PUT" {
+					state.Store("new")
+					return nil
+				}
+				body := state.Load().(string)
+				if body == "old" {
+					<-release
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Write([]byte(body))
+				return nil
+			})
+			return w
+		}
+		early := make(chan string)
+		go func() { early <- serve("GET").Body.String() }()
+		synctest.Wait()
+		serve("PUT")
+		if got := serve("GET").Body.String(); got != "new" {
+			t.Errorf("GET after PUT: %q, want new", got)
+		}
+		close(release)
+		if got := <-early; got != "old" {
+			t.Errorf("GET from before the PUT: %q, want its own answer", got)
+		}
+		if got := serve("GET").Body.String(); got != "new" {
+			t.Errorf("GET after both: %q, want new", got)
+		}
+		g.c.audit(t)
+	})
+}
+
+// The order inside a write: first nothing older can be given out, then others are told,
+// then the client hears of it.
+func TestWriteIsReleasedLast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conf := Gateway()
+		var log []string
+		var g *rig
+		conf.Changed = func(_ context.Context, space string, uris []string, everything bool) {
+			log = append(log, fmt.Sprintf("told %q %q %v with %d entries", space, uris, everything, g.c.Stats().Entries))
+		}
+		g = newRig(t, conf)
+		g.answers("Cache-Control: max-age=60")
+		g.do("GET /x", "space: dev")
+		g.answers("Location: /y")
+		w := &order{ResponseRecorder: httptest.NewRecorder(), log: &log}
+		if err := g.serve(w, "POST /x", "space: dev"); err != nil {
+			t.Fatal(err)
+		}
+		want := `told "dev" ["/x" "/y"] false with 0 entries|head 200`
+		if got := strings.Join(log, "|"); got != want {
+			t.Errorf("order %q, want %q", got, want)
+		}
+		log = nil
+		g.do("POST /%78", "space: dev")
+		if want := `told "dev" ["/%78" "/y"] true with 0 entries`; len(log) != 1 || log[0] != want {
+			t.Errorf("order %q, want %q", log, want)
+		}
+	})
+}
+
+type order struct {
+	*httptest.ResponseRecorder
+	log *[]string
+}
+
+func (o *order) WriteHeader(status int) {
+	*o.log = append(*o.log, fmt.Sprint("head ", status))
+	o.ResponseRecorder.WriteHeader(status)
+}
+
+// Readers and writers at random, on few targets and with random delays: once a write's answer
+// was seen, no GET that begins later returns anything older.
+func TestReadsAfterWrites(t *testing.T) {
+	const workers, rounds, targets = 12, 400, 3
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var state, seen [targets]atomic.Int64 // what the origin has; what some client was told
+		var reads, hits atomic.Int64
+		nap := func() { time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) }
+		var wg sync.WaitGroup
+		for range workers {
+			wg.Go(func() {
+				for range rounds {
+					nap()
+					i := rand.IntN(targets)
+					uri := fmt.Sprint("/", i)
+					method := "GET"
+					if rand.IntN(10) == 0 {
+						method = "PUT"
+					}
+					before := seen[i].Load()
+					var put int64
+					w := httptest.NewRecorder()
+					_ = g.c.Serve(w, httptest.NewRequest(method, uri, nil), Target{URI: uri}, func(w http.ResponseWriter, r *http.Request) error {
+						nap()
+						if method == "PUT" {
+							put = state[i].Add(1)
+							nap()
+							return nil
+						}
+						now := state[i].Load()
+						nap()
+						w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=1")
+						w.Header().Set("Etag", fmt.Sprintf(`"%d"`, now))
+						if r.Header.Get("If-None-Match") == w.Header().Get("Etag") {
+							w.WriteHeader(304)
+							return nil
+						}
+						_, _ = fmt.Fprint(w, now)
+						return nil
+					})
+					if method == "PUT" {
+						for {
+							old := seen[i].Load()
+							if old >= put || seen[i].CompareAndSwap(old, put) {
+								break
+							}
+						}
+						continue
+					}
+					reads.Add(1)
+					if strings.Contains(w.Header().Get("Cache-Status"), "; hit") {
+						hits.Add(1)
+					}
+					var got int64
+					if _, err := fmt.Sscan(w.Body.String(), &got); err != nil || got < before {
+						t.Errorf("GET %s returned %q (%q), but the answer to write %d was seen before", uri, w.Body, w.Header()["Cache-Status"], before)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if hits.Load() < reads.Load()/4 {
+			t.Errorf("only %d hits in %d reads: nothing was tested", hits.Load(), reads.Load())
+		}
+		g.c.Close()
+		g.c.audit(t)
+	})
+}
+
+// Two principals can never read each other's private answer: every answer says for whom it
+// was made and whether it may be shared, and clients, fields and directives are random.
+func TestPrincipalsStayApart(t *testing.T) {
+	const rounds = 20000
+	bubble(t, func(t *testing.T) {
+		conf := Gateway()
+		conf.MaxBytes = 256 << 10
+		g := newRig(t, conf)
+		rnd := rand.New(rand.NewPCG(1, 2))
+		pick := func(list ...string) string { return list[rnd.IntN(len(list))] }
+		shared, own := 0, 0
+		for range rounds {
+			who := pick("", "ann", "bob", "ann\x00", "a")
+			control := pick("max-age=60", "private, max-age=60", "public, max-age=60", "s-maxage=60", "must-revalidate, max-age=60", "no-cache", "", `private="x", max-age=60`, "max-age=0, stale-if-error=60")
+			uri := pick("/x", "/y", "/x?a", "/ann", "/")
+			lines := []string{"principal: " + who, "Foo: " + pick("1", "2")}
+			if rnd.IntN(3) == 0 {
+				lines = append(lines, "Authorization: "+pick("t1", "t2"))
+			}
+			if rnd.IntN(4) == 0 {
+				lines = append(lines, "Cache-Control: "+pick("max-stale", "no-cache", "max-age=0", "only-if-cached"))
+			}
+			if rnd.IntN(4) == 0 {
+				lines = append(lines, "If-None-Match: "+pick(`"ann"`, `"x"`))
+			}
+			authorized := strings.Contains(strings.Join(lines, "|"), "Authorization")
+			fail := rnd.IntN(10) == 0
+			asked := len(g.asked)
+			g.origin = func(w http.ResponseWriter, r *http.Request) {
+				if fail {
+					w.WriteHeader(502)
+					return
+				}
+				h := w.Header()
+				if control != "" {
+					h.Set("Cache-Control", control)
+				}
+				switch rnd.IntN(3) {
+				case 0:
+					h.Set("Vary", "Foo")
+				case 1:
+					h.Set("Etag", `"`+who+`"`)
+					if r.Header.Get("If-None-Match") == h.Get("Etag") {
+						w.WriteHeader(304) // of the same principal, because the tag is
+						return
+					}
+				}
+				open := strings.Contains(control, "public") || strings.Contains(control, "s-maxage") || strings.Contains(control, "must-revalidate")
+				if strings.HasPrefix(control, "private,") {
+					open = false
+				} else if who == "" && !authorized {
+					open = true
+				}
+				_, _ = fmt.Fprintf(w, "%s|%v", who, open)
+			}
+			w := g.do("GET "+uri, lines...)
+			time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+			if w.Code != 200 {
+				continue
+			}
+			whose, open, _ := strings.Cut(w.Body.String(), "|")
+			if whose != who && open != "true" {
+				t.Fatalf("%q got what was made for %q (%s %q, %q)", who, whose, uri, lines, w.Header()["Cache-Status"])
+			}
+			if authorized && who == "" && open != "true" && len(g.asked) == asked {
+				t.Fatalf("an answer to credentials of nobody known came from the store: %q", w.Body)
+			}
+			if len(g.asked) == asked {
+				if whose == who {
+					own++
+				} else {
+					shared++
+				}
+			}
+			g.asked = g.asked[:0]
+		}
+		if shared < rounds/100 || own < rounds/100 {
+			t.Errorf("%d shared and %d own answers came from the store: nothing was tested", shared, own)
+		}
+		g.c.audit(t)
+	})
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conf := Gateway()
+		conf.MaxBytes, conf.MaxEntries, conf.MaxBody = 100<<10, 50, 40<<10
+		g := newRig(t, conf)
+		rnd := rand.New(rand.NewPCG(3, 4))
+		for range 3000 {
+			n := rnd.IntN(50 << 10)
+			g.origin = func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if rnd.IntN(2) == 0 {
+					w.Header().Set("Content-Length", fmt.Sprint(n))
+				}
+				for left := n; left > 0; {
+					m := min(left, 1+rnd.IntN(9000))
+					w.Write(make([]byte, m))
+					left -= m
+				}
+			}
+			g.do(fmt.Sprintf("GET /%d", rnd.IntN(200)), "Foo: x", fmt.Sprintf("space: %d", rnd.IntN(3)))
+			if rnd.IntN(20) == 0 {
+				g.c.Invalidate("1", fmt.Sprintf("/%d", rnd.IntN(200)))
+			}
+			g.c.audit(t)
+		}
+		if s := g.c.Stats(); s.Evictions == 0 || s.Hits == 0 {
+			t.Errorf("%+v: nothing was tested", s)
+		}
+		if n := g.c.PurgeAll(); n == 0 || g.c.Stats().Bytes != 0 || len(g.c.sites) != 0 {
+			t.Errorf("after PurgeAll of %d: %+v, %d spaces", n, g.c.Stats(), len(g.c.sites))
+		}
+	})
+}
+
+// What is counted for small answers is what they take.
+func TestCountedMemoryIsReal(t *testing.T) {
+	const n = 20000
+	c, err := New(Config{MaxBytes: 1 << 30, MaxEntries: n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	body := strings.Repeat("x", 64)
+	uris := 0
+	for i := range n {
+		uri := fmt.Sprintf("/zones/%d/state", i)
+		uris += len(uri)
+		_ = c.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", uri, nil), Target{URI: uri}, func(w http.ResponseWriter, r *http.Request) error {
+			answer("Cache-Control: max-age=60", `Etag: "12345678"`, "Content-Type: application/json", "Date: +0", "body: "+body)(w, r)
+			return nil
+		})
+	}
+	real, counted := heap()-before, c.Stats().Bytes
+	overhead := real/n - int64(len(body))
+	t.Logf("an answer of 64 bytes takes %d bytes, %d are counted; %d besides its body", real/n, counted/n, overhead)
+	if counted < real*9/10 {
+		t.Errorf("%d bytes are counted, but %d are taken", counted, real)
+	}
+	if overhead > 500 {
+		t.Errorf("%d bytes besides the body, want at most 500 with fields and target", overhead)
+	}
+	runtime.KeepAlive(c)
+}
+
+func TestDistrustedSpace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conf := Relay()
+		trusted := false
+		conf.Fresh = func(space string) bool { return trusted || space != "dev" }
+		g := newRig(t, conf)
+		g.answers("Cache-Control: max-age=60, stale-if-error=60", `Etag: "a"`)
+		g.do("GET /x", "space: dev")
+		g.answers("status: 304")
+		g.want("asked although fresh", g.do("GET /x", "space: dev"), 200, "body", 2)
+		offline := errors.New("offline")
+		next := func(http.ResponseWriter, *http.Request) error { return offline }
+		r := httptest.NewRequest("GET", "http://host/x", nil)
+		w := httptest.NewRecorder()
+		if err := g.c.Serve(w, r, Target{Space: "dev", URI: "/x"}, next); err != nil || w.Body.String() != "body" || !strings.Contains(w.Header().Get("Cache-Status"), "stale") {
+			t.Errorf("offline: %v, %q, %q, want the stored answer marked stale", err, w.Body, w.Header()["Cache-Status"])
+		}
+		r.RequestURI = "/y"
+		if err := g.c.Serve(httptest.NewRecorder(), r, Target{Space: "dev", URI: "/y"}, next); !errors.Is(err, offline) {
+			t.Errorf("offline, nothing stored: %v, want %v", err, offline)
+		}
+		g.answers("Cache-Control: max-age=60", `Etag: "b"`)
+		g.do("GET /z", "space: dev")
+		if err := g.c.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", "http://host/z", nil), Target{Space: "dev", URI: "/z"}, next); !errors.Is(err, offline) {
+			t.Errorf("offline, and nobody allows stale answers: %v, want %v", err, offline)
+		}
+		trusted = true
+		n := len(g.asked)
+		g.want("trusted again", g.do("GET /z", "space: dev"), 200, "", n)
+	})
+}
+
+func TestBackgroundIsBoundedAndEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		g.c.conf.Background = 2
+		g.answers("Cache-Control: max-age=1, stale-while-revalidate=60")
+		for i := range 5 {
+			g.do(fmt.Sprintf("GET /%d", i))
+		}
+		time.Sleep(2 * time.Second)
+		var running atomic.Int64
+		g.origin = func(w http.ResponseWriter, r *http.Request) {
+			running.Add(1)
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}
+		for i := range 5 {
+			r := httptest.NewRequest("GET", fmt.Sprintf("http://host/%d", i), nil)
+			_ = g.c.Serve(httptest.NewRecorder(), r, Target{URI: fmt.Sprintf("/%d", i)}, func(w http.ResponseWriter, r *http.Request) error { g.origin(w, r); return nil })
+		}
+		synctest.Wait()
+		if n := running.Load(); n != 2 {
+			t.Errorf("%d validations in the background, want 2", n)
+		}
+		g.c.Close()
+		g.c.audit(t)
+	})
+}
+
+func TestEntriesAndPurge(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Relay())
+		g.answers("Cache-Control: max-age=60, private", `Etag: "a"`, "Vary: Foo")
+		g.do("GET /x?q", "space: dev", "principal: ann")
+		g.do("GET /y", "space: other", "principal: ann")
+		time.Sleep(10 * time.Second)
+		list := g.c.Entries("dev", 10)
+		if len(list) != 1 {
+			t.Fatalf("%d entries, want 1", len(list))
+		}
+		e := list[0]
+		if e.URI != "/x?q" || e.Principal != "ann" || e.Age != 10*time.Second || e.Fresh != 50*time.Second || e.ETag != `"a"` || e.Body != 4 || len(e.Vary) != 1 {
+			t.Errorf("entry %+v", e)
+		}
+		if n := g.c.Purge("dev", "/x"); n != 1 {
+			t.Errorf("purged %d, want 1", n)
+		}
+		if n := g.c.PurgeSpace("other"); n != 1 || g.c.Stats().Bytes != 0 {
+			t.Errorf("purged %d, %+v, want 1 and nothing left", n, g.c.Stats())
+		}
+	})
+}
+
+// nothing is a ResponseWriter as cheap as can be.
+type nothing struct {
+	h http.Header
+	n int
+}
+
+func (w *nothing) Header() http.Header         { return w.h }
+func (w *nothing) WriteHeader(int)             {}
+func (w *nothing) Write(b []byte) (int, error) { w.n += len(b); return len(b), nil }
+
+func BenchmarkHit(b *testing.B) {
+	c, err := New(Gateway())
+	if err != nil {
+		b.Fatal(err)
+	}
+	body := strings.Repeat("x", 4096)
+	origin := func(w http.ResponseWriter, r *http.Request) error {
+		answer("Cache-Control: max-age=600", `Etag: "12345678"`, "Content-Type: application/json", "Date: +0", "body: "+body)(w, r)
+		return nil
+	}
+	r := httptest.NewRequest("GET", "/zones/1/state", nil)
+	w := &nothing{h: http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.h)
+		_ = c.Serve(w, r, Target{URI: r.RequestURI}, origin)
+	}
+}
