@@ -12,6 +12,9 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -134,6 +137,12 @@ func TestClientTrustsOneDevice(t *testing.T) {
 	notSigner := caTemplate()
 	notSigner.KeyUsage = x509.KeyUsageDigitalSignature
 	noSigner := makeCert(t, notSigner, notSigner, device.key.Public(), device.key)
+	noUsage := caTemplate()
+	noUsage.KeyUsage = 0
+	anyUse := makeCert(t, noUsage, noUsage, device.key.Public(), device.key)
+	renamed := caTemplate()
+	renamed.Subject.CommonName = "another name"
+	otherName := makeCert(t, renamed, renamed, device.key.Public(), device.key)
 	sub := device.leaf(t, func(c *x509.Certificate) {
 		c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageDigitalSignature
 	})
@@ -160,6 +169,8 @@ func TestClientTrustsOneDevice(t *testing.T) {
 		"the true key in a forged authority":        {chain: with(good.PrivateKey, good.Certificate[0], forgedCA.Raw)},
 		"the true key without CA":                   {chain: with(good.PrivateKey, good.Certificate[0], notCA.Raw)},
 		"the true key that may not sign":            {chain: with(good.PrivateKey, good.Certificate[0], noSigner.Raw)},
+		"the true key for anything":                 {chain: with(good.PrivateKey, good.Certificate[0], anyUse.Raw)},
+		"the true key by another name":              {chain: with(good.PrivateKey, good.Certificate[0], otherName.Raw)},
 		"an authority below the device's":           {chain: with(below.PrivateKey, below.Certificate[0], sub.Leaf.Raw)},
 		"a leaf that is an authority":               {chain: sub},
 		"a leaf for clients": {chain: device.leaf(t, func(c *x509.Certificate) {
@@ -238,8 +249,6 @@ func TestExporter(t *testing.T) {
 			t.Errorf("TLS %x: exporters %x, %v and %x, %v, want the same, and others than %x", version, near, err1, far, err2, before)
 		}
 		before = near
-		// RFC 7627 §5.4: without the extended master secret two connections can share one.
-		// crypto/tls always offers it, so this is shown by what it does for lack of it.
 		old := c
 		old.Version = tls.VersionTLS11
 		if _, err := Exporter(&old); !errors.Is(err, ErrExporter) {
@@ -250,6 +259,46 @@ func TestExporter(t *testing.T) {
 		if _, err := Exporter(cs); !errors.Is(err, ErrExporter) {
 			t.Errorf("Exporter(%v) = %v, want ErrExporter", cs, err)
 		}
+	}
+}
+
+// RFC 7627 §5.4: without the extended master secret, two TLS 1.2 connections can share an
+// exporter. crypto/tls always offers it, so OpenSSL plays the client that does not.
+func TestNoExtendedMasterSecret(t *testing.T) {
+	tool, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("skipped: openssl is not installed")
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{newIssuer(t).leaf(t, nil)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conf := filepath.Join(t.TempDir(), "openssl.cnf")
+	text := "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nOptions = -ExtendedMasterSecret\n"
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]error{"-tls1_2": ErrExporter, "-tls1_3": nil} {
+		cmd := exec.CommandContext(t.Context(), tool, "s_client", version, "-connect", l.Addr().String())
+		cmd.Env = append(os.Environ(), "OPENSSL_CONF="+conf)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if err := c.(*tls.Conn).Handshake(); err != nil {
+			t.Fatalf("%s: %v", version, err)
+		}
+		cs := c.(*tls.Conn).ConnectionState()
+		if _, err := Exporter(&cs); !errors.Is(err, want) {
+			t.Errorf("%s without the extended master secret: %v, want %v", version, err, want)
+		}
+		c.Close()
+		cmd.Wait() // that it was closed is no success to it
 	}
 }
 

@@ -318,6 +318,9 @@ func TestOlderBuild(t *testing.T) {
 	if err := verify(a, "localhost", build); err != nil {
 		t.Error(err)
 	}
+	if l := a.Leaf(); !l.NotAfter.Equal(a.CA().NotAfter) { // a clock from before the authority cannot be right
+		t.Errorf("the leaf ends %v, want with the authority, %v", l.NotAfter, a.CA().NotAfter)
+	}
 }
 
 // Left alone, the leaf is renewed with a third of its life left, without a pause.
