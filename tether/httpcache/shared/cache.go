@@ -2,12 +2,14 @@ package shared
 
 import (
 	"context"
+	"crypto/sha256"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/httpcache"
 )
 
@@ -75,7 +77,7 @@ func (c *Cache) now() time.Duration { return time.Since(c.base) }
 type Target struct {
 	Space     string // keeps what must not mix apart: at the relay the device
 	URI       string // path and query in origin-form, as the origin will see it
-	Principal string // who asks, if known; see httpcache.Asker
+	Principal string // who asks, if known, without NUL; see httpcache.Asker
 }
 
 // Handler puts the cache in front of next, in the space "". principal, if not nil, names
@@ -118,6 +120,7 @@ func (c *Cache) Serve(w http.ResponseWriter, r *http.Request, t Target, next Nex
 		wantsEvents(h["Accept"]) || !httpcache.Plain(t.URI) {
 		return next(w, r)
 	}
+	t.Principal = identity(t.Principal, h)
 	q := query{c: c, w: w, r: r, t: t, next: next, host: r.Host}
 	if len(c.conf.Rules) > 0 {
 		q.rule = httpcache.FindRule(c.conf.Rules, httpcache.Path(t.URI))
@@ -132,6 +135,25 @@ func (c *Cache) Serve(w http.ResponseWriter, r *http.Request, t Target, next Nex
 	}
 	return q.run()
 }
+
+// identity is a principal together with the credentials that it shows to the origin: whoever
+// has two accounts there is two. What is nobody's stays nobody's.
+func identity(principal string, h http.Header) string {
+	if principal == "" || len(h["Authorization"]) == 0 && len(h["Cookie"]) == 0 {
+		return principal
+	}
+	d := sha256.New()
+	_, _ = d.Write(httpcache.AppendVaryKey(nil, credentials, h))
+	return principal + separator + string(d.Sum(nil)[:identityBytes])
+}
+
+// separator ends a principal's name where something follows.
+const separator = "\x00"
+
+// identityBytes of a SHA-256 tell credentials apart.
+const identityBytes = 16
+
+var credentials = []string{"Authorization", "Cookie"}
 
 // wantsEvents reports whether a client asks for an event stream, which has no end.
 func wantsEvents(accept []string) bool {
@@ -344,6 +366,9 @@ func (q *query) send(e *entry, status, age string, stamp bool) {
 	if part != "" {
 		h["Content-Range"] = []string{part}
 		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	if v := reqh[tether.HeaderSequenceID]; len(v) > 0 {
+		h[tether.HeaderSequenceID] = v
 	}
 	if stamp && q.c.conf.Stamp != nil {
 		q.c.conf.Stamp(h, q.r)

@@ -322,7 +322,8 @@ func (c *Cache) Entries(space string, limit int) (list []Entry) {
 		if e.site.name != space {
 			continue
 		}
-		x := Entry{URI: e.uri, Host: e.host, Principal: e.principal, Status: int(e.status), Body: len(e.body), Cost: e.cost(),
+		name, _, _ := strings.Cut(e.principal, separator)
+		x := Entry{Principal: name, URI: e.uri, Host: e.host, Status: int(e.status), Body: len(e.body), Cost: e.cost(),
 			Age: now - e.born, Fresh: e.born + e.lifetime - now, ETag: e.etag}
 		if e.vary != nil {
 			x.Vary = e.vary.names

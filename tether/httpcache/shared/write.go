@@ -12,6 +12,7 @@ import (
 
 // write passes an unsafe request on, and makes stale what it changes.
 func (c *Cache) write(w http.ResponseWriter, r *http.Request, t Target, next Next) error {
+	t.Principal = identity(t.Principal, r.Header)
 	q := &query{c: c, w: w, r: r, t: t, next: next, host: r.Host}
 	if v := r.Header["Cache-Control"]; len(v) > 0 {
 		q.control = httpcache.ParseCacheControl(v)
