@@ -1,0 +1,152 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"time"
+)
+
+// The image holds one static program and no shell; nobody but it writes there. The format
+// is that of the OCI image specification 1.1 (image-layout.md, manifest.md, config.md), as
+// a tar for "podman load" and "docker load"; a library would bring 30 modules for these
+// four JSON objects.
+const (
+	ociUser     = "65532:65532"
+	ociManifest = "application/vnd.oci.image.manifest.v1+json"
+	ociConfig   = "application/vnd.oci.image.config.v1+json"
+	ociLayer    = "application/vnd.oci.image.layer.v1.tar+gzip"
+	ociIndex    = "application/vnd.oci.image.index.v1+json"
+)
+
+type descriptor struct {
+	MediaType   string            `json:"mediaType"`
+	Digest      string            `json:"digest"`
+	Size        int               `json:"size"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// platforms by the architecture's name in the file.
+var platforms = map[string]struct{ arch, variant string }{
+	"amd64": {"amd64", ""}, "arm64": {"arm64", ""}, "armv7": {"arm", "v7"},
+}
+
+func (r *release) oci(name, arch, program, out string) error {
+	platform, ok := platforms[arch]
+	if !ok {
+		return fmt.Errorf("architecture %q is not known", arch)
+	}
+	binary, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	state := "/var/lib/" + name
+	layer, err := r.tar([]entry{
+		{name: "etc/", mode: 0o755}, {name: "etc/passwd", mode: 0o644, body: []byte(name + ":x:65532:65532::" + state + ":/sbin/nologin\n")},
+		{name: "etc/group", mode: 0o644, body: []byte(name + ":x:65532:\n")},
+		{name: "tmp/", mode: 0o1777},
+		{name: "usr/", mode: 0o755}, {name: "usr/bin/", mode: 0o755}, {name: "usr/bin/" + name, mode: 0o755, body: binary},
+		{name: "var/", mode: 0o755}, {name: "var/lib/", mode: 0o755}, {name: state[1:] + "/", mode: 0o700, owner: 65532},
+	})
+	if err != nil {
+		return err
+	}
+	var packed bytes.Buffer
+	gz, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	if _, err := gz.Write(layer); err != nil {
+		return err
+	}
+	if err := gz.Close(); err != nil {
+		return err
+	}
+
+	var blobs []entry
+	blob := func(mediaType string, data []byte) descriptor {
+		sum := fmt.Sprintf("%x", sha256.Sum256(data))
+		blobs = append(blobs, entry{name: "blobs/sha256/" + sum, mode: 0o644, body: data})
+		return descriptor{MediaType: mediaType, Digest: "sha256:" + sum, Size: len(data)}
+	}
+	l := blob(ociLayer, packed.Bytes())
+	c := blob(ociConfig, marshal(map[string]any{
+		"created": r.time.Format(time.RFC3339), "architecture": platform.arch, "variant": platform.variant, "os": "linux",
+		"config": map[string]any{
+			"User": ociUser, "Entrypoint": []string{"/usr/bin/" + name}, "WorkingDir": state,
+			"Env":          []string{"CLOUDREST_LISTEN=:8443", "CLOUDREST_STATE_DIR=" + state},
+			"ExposedPorts": map[string]any{"8443/tcp": struct{}{}},
+			"Volumes":      map[string]any{state: struct{}{}},
+			"Labels": map[string]string{
+				"org.opencontainers.image.title": name, "org.opencontainers.image.version": r.name.text,
+				"org.opencontainers.image.revision": r.commit, "org.opencontainers.image.licenses": "Apache-2.0",
+				"org.opencontainers.image.source": homepage,
+			},
+		},
+		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
+		"history": []map[string]any{{"created": r.time.Format(time.RFC3339), "created_by": "cloudrest pack"}},
+	}))
+	m := blob(ociManifest, marshal(map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": c, "layers": []descriptor{l}}))
+	tag := "localhost/" + name + ":latest"
+	m.Annotations = map[string]string{"org.opencontainers.image.ref.name": "latest", "io.containerd.image.name": tag}
+
+	all := append([]entry{{name: "blobs/", mode: 0o755}, {name: "blobs/sha256/", mode: 0o755}}, blobs...)
+	all = append(all,
+		entry{name: "index.json", mode: 0o644, body: marshal(map[string]any{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []descriptor{m}})},
+		// Docker before version 25 reads this instead of the index.
+		entry{name: "manifest.json", mode: 0o644, body: marshal([]map[string]any{{
+			"Config": blobs[1].name, "RepoTags": []string{tag}, "Layers": []string{blobs[0].name}}})},
+		entry{name: "oci-layout", mode: 0o644, body: marshal(map[string]string{"imageLayoutVersion": "1.0.0"})},
+	)
+	archive, err := r.tar(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, archive, 0o644)
+}
+
+// entry is one file of a tar, or a folder if its name ends with a slash.
+type entry struct {
+	name  string
+	mode  fs.FileMode
+	owner int
+	body  []byte
+}
+
+func (r *release) tar(entries []entry) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		h := &tar.Header{
+			Name: e.name, Mode: int64(e.mode), Uid: e.owner, Gid: e.owner, Size: int64(len(e.body)),
+			ModTime: r.time, Typeflag: tar.TypeReg, Format: tar.FormatUSTAR,
+		}
+		if strings.HasSuffix(e.name, "/") {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return nil, fmt.Errorf("write %s: %w", path.Base(e.name), err)
+		}
+		if _, err := w.Write(e.body); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return b.Bytes(), err
+}
+
+// marshal is for values of this program, which always marshal; maps come out sorted.
+func marshal(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic("pack: marshal: " + err.Error())
+	}
+	return text
+}
