@@ -1,11 +1,14 @@
 #!/bin/sh
-# Builds the static binaries of CloudREST.
+# Builds CloudREST: static programs, and packages of them.
 #
 #   ./build.sh                     everything, into dist/, with dist/SHA256SUMS
 #   ./build.sh --only mipsle       only names that match: a target, a program, or a pattern
-#   ./build.sh --only 'cloudrestd-*'
+#   ./build.sh --only '*.ipk'      only these packages, and the programs in them
 #   ./build.sh --host              for this machine only, all programs, into bin/
 #   ./build.sh --list              print the names and stop
+#   ./build.sh --profile tiny      for the smallest flash: slower TLS, no HTTP/2 on the LAN
+#   ./build.sh --tags A,B          Go build tags (openwrt/README.md lists ours with their sizes)
+#   ./build.sh --key FILE          sign dist/manifest.json: openssl genpkey -algorithm ed25519
 #
 # The same commit and the same Go give the same bytes. VERSION=v1.2.3 names the version
 # instead of git; SOURCE_DATE_EPOCH the time.
@@ -13,38 +16,82 @@ set -eu
 cd "$(dirname "$0")"
 
 # program, its package, the targets it is not for
-programs='cloudrestd ./firmware/cmd/cloudrestd none
-cloudrelay ./cloud/cmd/cloudrelay mips
-cloudrest ./tools/cmd/cloudrest none'
+programs='cloudrestd ./firmware/cmd/cloudrestd -
+cloudrelay ./cloud/cmd/cloudrelay linux-mips,linux-mipsle,linux-armv7sf
+cloudrest ./tools/cmd/cloudrest linux-armv7sf'
 
 # target, GOARCH, its variant. Routers have no floating-point unit.
 targets='linux-mips mips GOMIPS=softfloat
 linux-mipsle mipsle GOMIPS=softfloat
 linux-armv6 arm GOARM=6
 linux-armv7 arm GOARM=7
+linux-armv7sf arm GOARM=7,softfloat
 linux-arm64 arm64 GOARM64=v8.0
 linux-amd64 amd64 GOAMD64=v1'
+
+# package, the program in it. OpenWrt names architectures by processor, and the names of
+# processors without a floating-point unit do not say so. Debian's armhf runs on a Raspberry
+# Pi Zero only with the ARMv6 program.
+packages="$(for a in mips_24kc:linux-mips mipsel_24kc:linux-mipsle arm_arm1176jzf-s_vfp:linux-armv6 \
+	arm_cortex-a7:linux-armv7sf arm_cortex-a7_neon-vfpv4:linux-armv7 aarch64_cortex-a53:linux-arm64 \
+	aarch64_cortex-a72:linux-arm64 aarch64_generic:linux-arm64 x86_64:linux-amd64; do
+	echo "cloudrest_${a%:*}.ipk cloudrestd-${a#*:}"
+	echo "cloudrest_${a%:*}.apk cloudrestd-${a#*:}"
+done
+for p in cloudrestd cloudrelay cloudrest; do
+	for a in armhf:linux-armv6 arm64:linux-arm64 amd64:linux-amd64; do
+		echo "${p}_${a%:*}.deb $p-${a#*:}"
+	done
+done
+for a in armv7 arm64 amd64; do
+	echo "cloudrelay_$a.oci.tar cloudrelay-linux-$a"
+done)"
 
 # The gateway shares 16 MB of flash with OpenWrt, which keeps it compressed with xz.
 gate_name=cloudrestd-linux-mipsle
 gate_bytes=10200000
 gate_xz=2250000
+gate_ipk_name=cloudrest_mipsel_24kc.ipk
+gate_ipk=3300000
+tiny_bytes=8600000
+tiny_xz=1800000
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
 
 only=
 mode=dist
+profile=full
+tags=
+key=
+need() { # arguments left, flag, what it takes
+	[ "$1" -gt 1 ] || {
+		echo "build: $2 needs $3" >&2
+		exit 2
+	}
+}
 while [ $# -gt 0 ]; do
 	case $1 in
 	--only)
-		[ $# -gt 1 ] || {
-			echo "build: --only needs a name, such as mipsle or cloudrestd" >&2
-			exit 2
-		}
+		need $# "$1" 'a name, such as mipsle or cloudrestd'
 		only=$2
 		shift
 		;;
 	--only=*) only=${1#*=} ;;
+	--profile)
+		need $# "$1" 'full or tiny'
+		profile=$2
+		shift
+		;;
+	--tags)
+		need $# "$1" 'Go build tags, separated by commas'
+		tags=$2
+		shift
+		;;
+	--key)
+		need $# "$1" 'a file with an Ed25519 key'
+		key=$(realpath -- "$2")
+		shift
+		;;
 	--host) mode=host ;;
 	--list) mode=list ;;
 	-h | --help)
@@ -58,6 +105,15 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
+
+case $profile in
+full) ;;
+tiny) tags=${tags:+$tags,}nethttpomithttp2,no_page,no_cache,no_coap ;;
+*)
+	echo "build: unknown profile \"$profile\": want full or tiny" >&2
+	exit 2
+	;;
+esac
 
 # The version: what the caller says, else git, else a plain word (a source archive).
 commit=
@@ -90,20 +146,28 @@ hot="runtime internal/runtime/... internal/abi internal/bytealg internal/strings
 	crypto/internal/fips140/mlkem crypto/internal/fips140/subtle crypto/internal/fips140/alias
 	crypto/internal/fips140deps/... vendor/golang.org/x/crypto/..."
 
+# What a handshake needs most; the runtime is small instead.
+hot_tiny="internal/runtime/atomic internal/runtime/sys internal/abi internal/byteorder math/bits sync/atomic
+	crypto/internal/fips140/nistec/fiat crypto/internal/fips140/bigmod crypto/internal/fips140/edwards25519/field
+	crypto/internal/fips140/alias crypto/internal/fips140deps/... vendor/golang.org/x/crypto/..."
+
 compile() { # output, package
 	output=$1
 	package=$2
 	set --
 	case ${GOARCH:-} in mips*)
 		set -- -gcflags=all=-l
+		[ "$profile" = full ] || hot=$hot_tiny
 		for p in $hot; do set -- "$@" "-gcflags=$p="; done # the last pattern that matches wins
 		;;
 	esac
+	[ -z "$tags" ] || set -- "$@" -tags "$tags"
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" "$@" -o "$output" "$package"
 }
 
 # gate refuses a gateway that does not fit beside OpenWrt.
 gate() { # bytes
+	if [ "$profile" = tiny ]; then gate_bytes=$tiny_bytes gate_xz=$tiny_xz; fi
 	packed=$(($(xz -9e -c "dist/$gate_name" | wc -c)))
 	echo "build: $gate_name: $1 bytes of at most $gate_bytes, with xz -9e $packed of at most $gate_xz"
 	if [ "$1" -gt $gate_bytes ] || [ $packed -gt $gate_xz ]; then
@@ -121,10 +185,19 @@ if [ $mode = host ]; then
 	exit 0
 fi
 
+# match is true for a name that --only asks for.
+match() { case $1 in *$only*) ;; *) return 1 ;; esac }
+
+packing=$(printf '%s\n' "$packages" | while read -r package program; do
+	if match "$package"; then echo "$package $program"; fi
+done)
+# The programs: those that match, and those in the packages.
 names=$(printf '%s\n' "$programs" | while read -r program package without; do
 	printf '%s\n' "$targets" | while read -r target arch variant; do
-		case $arch in "$without"*) continue ;; esac
-		case $program-$target in *$only*) echo "$program-$target $package $arch $variant" ;; esac
+		case ",$without," in *",$target,"*) continue ;; esac
+		case $packing in *" $program-$target"*) wanted=yes ;; *) wanted=no ;; esac
+		match "$program-$target" && wanted=yes
+		[ $wanted = no ] || echo "$program-$target $package $arch $variant"
 	done
 done)
 if [ -z "$names" ]; then
@@ -132,7 +205,7 @@ if [ -z "$names" ]; then
 	exit 2
 fi
 if [ $mode = list ]; then
-	printf '%s\n' "$names" | cut -d ' ' -f 1
+	printf '%s\n' "$names" "$packing" | sed '/^$/d' | cut -d ' ' -f 1
 	exit 0
 fi
 
@@ -154,7 +227,17 @@ while read -r name package arch variant; do
 	[ "$name" != $gate_name ] || gate "$size"
 done <dist/.names
 rm dist/.names
-rm -f dist/SHA256SUMS
-sums=$(cd dist && sha256sum -- *)
-printf '%s\n' "$sums" >dist/SHA256SUMS
+
+# In one call, so that it is compiled once. What dist/ held before is described too.
+set -- -version "$VERSION" -commit "$commit" -time "${seconds:-0}" ${key:+-key "$key"}
+for p in $(printf '%s\n' "$packing" | sed '/^$/d; s/ /:/'); do set -- "$@" "$p"; done
+(cd tools/pack && go run . "$@")
+if [ -e dist/$gate_ipk_name ]; then
+	size=$(($(wc -c <dist/$gate_ipk_name)))
+	echo "build: $gate_ipk_name: $size bytes of at most $gate_ipk"
+	if [ $size -gt $gate_ipk ]; then
+		echo "build: too large for a router's flash" >&2
+		exit 1
+	fi
+fi
 echo "build: $VERSION is in dist/, checksums in dist/SHA256SUMS"
