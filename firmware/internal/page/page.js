@@ -421,7 +421,7 @@ on('#join-other', async () => {
 	state.me = null
 	step('ask')
 	await enter()
-	joinError('Removed again. Look into who else is in this network before you pair anew.')
+	joinError('Removed again. Find out who else is in this network before you try again.')
 })
 
 // invited uses the secret of an invitation, which came in the fragment of the address: that part

@@ -223,7 +223,7 @@ const audit = `(() => {
 	const bad = []
 	const seen = e => e.checkVisibility({visibilityProperty: true}) && e.getClientRects().length
 	const name = e => e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') + ' "' + (e.innerText || '').slice(0, 30) + '"'
-	if (document.documentElement.scrollWidth > innerWidth) bad.push('wider than the screen: ' + document.documentElement.scrollWidth + ' > ' + innerWidth)
+	if (document.documentElement.scrollWidth > document.documentElement.clientWidth) bad.push('wider than the screen: ' + document.documentElement.scrollWidth + ' > ' + document.documentElement.clientWidth)
 	for (const e of document.querySelectorAll('a, button, input, select, summary')) {
 		if (!seen(e)) continue
 		const r = e.getBoundingClientRect()
@@ -267,14 +267,21 @@ const audit = `(() => {
 	return bad
 })()`
 
-// Check reports what makes the page hard to use on a phone: controls without a label or too small
-// for a finger (40 CSS pixels), text that hardly differs from its ground in light or dark, a page wider than the screen.
+// Flaws lists what makes the page hard to use on a phone: controls without a label or too small for
+// a finger (40 CSS pixels), text that hardly differs from its ground, a page wider than the screen.
+func Flaws(ctx context.Context, p *browser.Page) ([]string, error) {
+	var flaws []string
+	err := p.Eval(ctx, audit, &flaws)
+	return flaws, err
+}
+
+// Check reports the Flaws of a page in a state.
 func Check(t *testing.T, p *browser.Page, name string) {
 	t.Helper()
-	var bad []string
-	Do(t, p.Eval(t.Context(), audit, &bad))
-	for _, b := range bad {
-		t.Errorf("page %q: %s", name, b)
+	flaws, err := Flaws(t.Context(), p)
+	Do(t, err)
+	for _, f := range flaws {
+		t.Errorf("page %q: %s", name, f)
 	}
 }
 
