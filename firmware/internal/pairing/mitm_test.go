@@ -1,6 +1,7 @@
 package pairing
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -12,11 +13,16 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/admit"
+	service "github.com/cloudrest/cloudrest/firmware/internal/origin"
+	"github.com/cloudrest/cloudrest/firmware/internal/proxy"
 	"github.com/cloudrest/cloudrest/firmware/internal/proxy/edge"
 	"github.com/cloudrest/cloudrest/tether/trust"
 )
@@ -158,15 +164,15 @@ func relay(t *testing.T, device string, change func(*http.Response)) (addr strin
 	cert, _ := authority(t)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxConnsPerHost: 1}
 	t.Cleanup(tr.CloseIdleConnections)
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: device})
-	proxy.Transport = tr
-	proxy.ModifyResponse = func(r *http.Response) error {
+	rp := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: device})
+	rp.Transport = tr
+	rp.ModifyResponse = func(r *http.Response) error {
 		if change != nil {
 			change(r)
 		}
 		return nil
 	}
-	return serveTLS(t, proxy, cert)
+	return serveTLS(t, rp, cert)
 }
 
 // TestManInTheMiddle: two clients race, one of them through a man in the middle. Whatever he does, the code that his
@@ -327,5 +333,59 @@ func TestRace(t *testing.T) {
 		if d.Window().Open {
 			t.Errorf("%d steps: the window is still open", steps)
 		}
+	}
+}
+
+// A revoked client's WebSocket ends too, though the connection is no longer the server's.
+func TestRevokeEndsWebSocket(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // an origin that switches protocols and then says nothing
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			}
+		}
+	}()
+	client, err := service.New(service.Config{URL: &url.URL{Scheme: "http", Host: l.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	p, err := proxy.New(proxy.Config{Origin: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, pin := authority(t)
+	d := open(t, &memory{}, nil)
+	addr := serveTLS(t, d.Guard(p.For(admit.LAN)), cert)
+	token, id := d.pairAs(t, Member, connection(t))
+	conf := trust.Client(pin)
+	conf.NextProtos = []string{"http/1.1"}
+	c, err := tls.Dial("tcp", addr, conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET /live HTTP/1.1\r\nHost: device\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer %s\r\n\r\n", token)
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", resp, err)
+	}
+	if err := d.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read after the client was revoked: %d bytes, %v, want the end", n, err)
 	}
 }

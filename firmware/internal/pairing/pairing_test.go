@@ -641,6 +641,15 @@ func TestFirstStart(t *testing.T) {
 			t.Errorf("button: %v, %v", time.Until(until), err)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) { // the power went away between the pairing and the end of the window
+		store := &memory{}
+		d := open(t, store, nil)
+		d.pairAs(t, Owner, cs)
+		store.values[firstKey] = mustJSON(mark{1, 5})
+		if d = open(t, store, fresh); d.Window().Open {
+			t.Error("open though a client has paired")
+		}
+	})
 	synctest.Test(t, func(t *testing.T) { // contention closes it for good
 		store := &memory{}
 		d := open(t, store, fresh)
@@ -662,7 +671,9 @@ func TestLabel(t *testing.T) {
 	if g.body.Client.Role != Owner || g.body.Client.Way != WayLabel {
 		t.Errorf("client = %+v, want an owner by label", g.body.Client)
 	}
-	want(t, "label again", d.do("POST", "pair", body, call{tls: cs}), 403)
+	if g := want(t, "label again", d.do("POST", "pair", body, call{tls: cs}), 403); g.body.Message != labelExhausted {
+		t.Errorf("label again: %v, want it to say that it is used up", g)
+	}
 	d = open(t, store, nil)
 	want(t, "label after a restart", d.do("POST", "pair", body, call{tls: cs}), 403)
 	d = open(t, store, func(c *Config) { c.Generation++ })
@@ -765,6 +776,7 @@ func TestClientWindow(t *testing.T) {
 	member2, _ := d.pairAs(t, Member, cs)
 	guest, _ := d.pairAs(t, Guest, cs)
 	want(t, "guest", d.do("POST", "pair/window", "", call{token: guest}), 403)
+	want(t, "guest for a guest", d.do("POST", "pair/window", `{"role":"guest"}`, call{token: guest}), 403)
 	want(t, "nobody", d.do("POST", "pair/window", "", call{}), 401)
 	want(t, "member for an owner", d.do("POST", "pair/window", `{"role":"owner"}`, call{token: member}), 403)
 	want(t, "nonsense", d.do("POST", "pair/window", `{"role":"king"}`, call{token: owner}), 400)
@@ -969,4 +981,63 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	want(t, "long body", d.do("POST", "pair", strings.Repeat(" ", maxBody+1), call{tls: connection(t)}), 413)
+}
+
+// What was fetched stays: only tokens that nobody came for are taken back.
+func TestFetchedStays(t *testing.T) {
+	cs := connection(t)
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, &memory{}, nil)
+		d.Open(WayButton, OpenOptions{})
+		first, second, _ := commitment("app")
+		g := want(t, "first", d.do("POST", "pair", first, call{tls: cs}), 202)
+		g = want(t, "second", d.do("POST", "pair/"+g.body.Request, second, call{tls: cs}), 200)
+		time.Sleep(2 * askTime)
+		want(t, "later", d.do("GET", "session", "", call{token: g.body.Token}), 200)
+	})
+}
+
+// Who lost the right in this very moment has lost it.
+func TestLostRights(t *testing.T) {
+	cs := connection(t)
+	d := open(t, &memory{}, nil)
+	_, keeperID := d.pairAs(t, Owner, cs)
+	owner, id := d.pairAs(t, Owner, cs)
+	who, err := d.who(&http.Request{Header: bearerOf(owner)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := want(t, "invite", d.do("POST", "invitations", `{"role":"owner"}`, call{token: owner}), 200)
+	invitation, _ := trust.ParseInvitation(g.body.URL)
+	want(t, "open", d.do("POST", "pair/window", `{"role":"owner"}`, call{token: owner}), 200)
+	want(t, "ask", d.do("POST", "pair", `{"name":"friend"}`, call{tls: cs}), 202)
+	if err := d.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	if d.Window().Open {
+		t.Error("the window of a revoked client is still open")
+	}
+	want(t, "invitation of a revoked client", d.do("POST", "pair", fmt.Sprintf(`{"secret":%q}`, invitation.Secret), call{tls: cs}), 403)
+	d.Open(WayCLI, OpenOptions{})
+	want(t, "ask", d.do("POST", "pair", `{"name":"friend"}`, call{tls: cs}), 202)
+	asker := d.asks[len(d.asks)-1].id
+	if _, err := d.decide(who, asker, true, ""); err != errOwner {
+		t.Errorf("decide = %v, want %v", err, errOwner)
+	}
+	if _, _, err := d.invite(who, Owner, 0); err != errOwner {
+		t.Errorf("invite = %v, want %v", err, errOwner)
+	}
+	if err := d.withdraw(who); err != errOwner {
+		t.Errorf("withdraw = %v, want %v", err, errOwner)
+	}
+	if err := d.remove(who, keeperID); err != errOwner {
+		t.Errorf("remove = %v, want %v", err, errOwner)
+	}
+	if _, err := d.Open(WayClient, OpenOptions{By: who.rec.Client}); !errors.Is(err, ErrRole) {
+		t.Errorf("Open = %v, want ErrRole", err)
+	}
+	member, _ := d.pairAs(t, Member, cs)
+	want(t, "member withdraws", d.do("DELETE", "invitations", "", call{token: member}), 403)
+	want(t, "member invites", d.do("POST", "invitations", "", call{token: member}), 403)
+	want(t, "member reads the events", d.do("GET", "security", "", call{token: member}), 403)
 }
