@@ -86,13 +86,19 @@ func TestClientCertificate(t *testing.T) {
 			d := newDevice(t, rs, noHandler)
 			chain := certified(t, d)
 			d.TLS.MaxVersion = c.version
-			connect(t, rs, d)
+			relay, _ := connect(t, rs, d)
 			if got, want := fmt.Sprint(<-offered), fmt.Sprint([]string{tether.ALPN, "http/1.1"}); got != want {
 				t.Errorf("the device offered %v, want %v", got, want)
 			}
 			p := <-rs.peers
 			if got := p.ClientCert != nil && bytes.Equal(p.ClientCert.Raw, chain[0]); got != c.shown {
 				t.Errorf("certificate shown to TLS: %v, want %v", got, c.shown)
+			}
+			state, _ := relay.Carrier().(interface{ TLS() (tls.ConnectionState, bool) }).TLS()
+			for _, kept := range state.PeerCertificates {
+				if kept != nil {
+					t.Error("the idle connection keeps the certificate")
+				}
 			}
 		})
 	}

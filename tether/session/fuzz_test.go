@@ -49,6 +49,11 @@ func FuzzHandshake(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	hello.Chain, hello.Generation = [][]byte{{0x30, 0x80}, {0x30}}, 7
+	if b, err = frame.AppendHello(nil, &hello); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Add(frame.AppendChallenge(nil, &frame.Challenge{Relay: "relay.example"}))
 	f.Add(frame.AppendChallenge(nil, &frame.Challenge{Relay: "other.example", Binding: frame.BindExporter}))
 	f.Add(frame.AppendGoAway(nil, &frame.GoAway{Code: 5}))
