@@ -21,24 +21,25 @@ const (
 
 // ask is one asker on its way to a token.
 type ask struct {
-	key     string // only the asker knows it
-	id      string // names it to those who confirm
-	name    string
-	asked   Role
-	cookie  bool
-	from    string
-	at      time.Time
-	until   time.Time
-	window  *window     // nil: it came with a secret
-	invite  *invitation // of that secret; nil: it is the label's
-	step    askStep
-	commit  []byte // the client's commitment
-	nonce   []byte // the device's
-	code    string
-	done    chan struct{} // closed when it is decided
-	refusal *refusal      // how it was decided, if not in favour
-	token   string        // "" once fetched
-	client  Client
+	key      string // only the asker knows it
+	id       string // names it to those who confirm
+	name     string
+	asked    Role
+	cookie   bool
+	from     string
+	at       time.Time
+	until    time.Time
+	window   *window     // nil: it came with a secret
+	invite   *invitation // of that secret; nil: it is the label's
+	step     askStep
+	commit   []byte // the client's commitment
+	exporter []byte // of the connection it asked over
+	nonce    []byte // the device's
+	code     string
+	done     chan struct{} // closed when it is decided
+	refusal  *refusal      // how it was decided, if not in favour
+	token    string        // "" once fetched
+	client   Client
 }
 
 type askStep uint8
@@ -59,6 +60,11 @@ func (a *ask) finish(why *refusal) {
 		close(a.done)
 	}
 	a.step, a.refusal, a.token = stepOver, why, ""
+}
+
+// again reports whether b is the asker of a, whose first answer got lost: it says the same over the same connection.
+func (a *ask) again(b *ask) bool {
+	return a.step == stepNonce && b.commit != nil && subtle.ConstantTimeCompare(a.commit, b.commit) == 1 && subtle.ConstantTimeCompare(a.exporter, b.exporter) == 1
 }
 
 func (a *ask) undecided() bool { return a.step == stepNonce || a.step == stepWaiting }
@@ -83,7 +89,7 @@ func (p *Pairing) ask(q asking, cs *tls.ConnectionState, from string) (*ask, err
 	}
 	a := &ask{
 		key: random(16), id: newID(), name: cleanName(q.Name), asked: q.Role, cookie: q.Cookie, from: hostOf(from),
-		done: make(chan struct{}), nonce: randomBytes(trust.NonceSize),
+		exporter: exporter, done: make(chan struct{}), nonce: randomBytes(trust.NonceSize),
 	}
 	if q.Commitment != "" {
 		if a.commit, err = decodeBase64(q.Commitment, sha256.Size); err != nil {
@@ -97,7 +103,7 @@ func (p *Pairing) ask(q asking, cs *tls.ConnectionState, from string) (*ask, err
 		return nil, busy("too many have asked to pair: try again in a minute")
 	}
 	if q.Secret != "" {
-		return p.askWithSecret(a, q.Secret, exporter, now)
+		return p.askWithSecret(a, q.Secret, now)
 	}
 	w := p.win
 	if w == nil {
@@ -108,7 +114,7 @@ func (p *Pairing) ask(q asking, cs *tls.ConnectionState, from string) (*ask, err
 	}
 	if a.commit != nil {
 		for _, b := range p.asks { // the answer was lost and the same client asks again
-			if b.window == w && b.step == stepNonce && subtle.ConstantTimeCompare(a.commit, b.commit) == 1 {
+			if b.window == w && b.again(a) {
 				return b, nil
 			}
 		}
@@ -143,21 +149,21 @@ func (p *Pairing) ask(q asking, cs *tls.ConnectionState, from string) (*ask, err
 		return nil, busy("too many are waiting to be let in: try again in a minute")
 	}
 	a.window = w
-	return a, p.proceed(a, exporter, now)
+	return a, p.proceed(a, now)
 }
 
 // proceed does the first step of an asker that is let in. p.mu is held.
-func (p *Pairing) proceed(a *ask, exporter []byte, now time.Time) error {
+func (p *Pairing) proceed(a *ask, now time.Time) error {
 	if a.commit != nil {
 		p.asks = append(p.asks, a)
 		return nil
 	}
-	return p.compared(a, exporter, nil, now)
+	return p.compared(a, nil, now)
 }
 
 // compared goes on once the comparison code is known. p.mu is held.
-func (p *Pairing) compared(a *ask, exporter, nonce []byte, now time.Time) error {
-	a.code = trust.Code(p.cfg.Pin(), exporter, nonce, a.nonce)
+func (p *Pairing) compared(a *ask, nonce []byte, now time.Time) error {
+	a.code = trust.Code(p.cfg.Pin(), a.exporter, nonce, a.nonce)
 	if a.window != nil && a.window.confirm {
 		a.step = stepWaiting
 		if !slices.Contains(p.asks, a) {
@@ -191,13 +197,19 @@ func (p *Pairing) reveal(key, nonce string, cs *tls.ConnectionState) (*ask, erro
 		return nil, a.refusal
 	case a.step != stepNonce:
 		return nil, refuse(http.StatusConflict, "the nonce was given already")
+	case subtle.ConstantTimeCompare(a.exporter, exporter) != 1:
+		// Who could choose among connections would find one that gives the code he wants (SPEC.md §11.3).
+		why := refuse(http.StatusConflict, "the second step came over another connection than the first: begin anew")
+		a.finish(why)
+		p.refusedAsk(a, "the second step came over another connection")
+		return nil, why
 	case !trust.Committed(a.commit, n):
 		why := refuse(http.StatusForbidden, "the nonce is not the one committed to")
 		a.finish(why)
 		p.refusedAsk(a, "the nonce is not the one committed to")
 		return nil, why
 	}
-	return a, p.compared(a, exporter, n, now)
+	return a, p.compared(a, n, now)
 }
 
 // find returns the request with the asker's key. p.mu is held.

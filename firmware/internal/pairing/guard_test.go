@@ -219,6 +219,9 @@ func TestThrottle(t *testing.T) {
 			if got, want := w.Header().Get("Retry-After"), fmt.Sprint(int(wait/time.Second)); w.Code != 429 || got != want {
 				t.Fatalf("too many: %d, Retry-After %s, want 429, %s", w.Code, got, want)
 			}
+			if w := bad("[2001:db8::1]:1"); w.Code != 429 {
+				t.Fatalf("again while it should wait: %d, want 429", w.Code)
+			}
 			if w := d.guard(o, "GET", "/x", bearerOf(token), "[2001:db8::1]:1"); w.Code != 200 {
 				t.Fatalf("a good token from the same address: %d, want 200", w.Code)
 			}

@@ -48,7 +48,7 @@ func (p *Pairing) dropInvite(i int) {
 }
 
 // askWithSecret takes in an asker that has a secret; it needs no window. p.mu is held.
-func (p *Pairing) askWithSecret(a *ask, secret string, exporter []byte, now time.Time) (*ask, error) {
+func (p *Pairing) askWithSecret(a *ask, secret string, now time.Time) (*ask, error) {
 	if wait := p.bad.wait(a.from, now); wait > 0 {
 		p.throttled.Add(1)
 		return nil, throttledRefusal(wait)
@@ -69,8 +69,8 @@ func (p *Pairing) askWithSecret(a *ask, secret string, exporter []byte, now time
 	}
 	for _, b := range p.asks {
 		if b.window == nil && b.invite == a.invite && b.step == stepNonce {
-			if a.commit != nil && subtle.ConstantTimeCompare(a.commit, b.commit) == 1 {
-				return b, nil // the answer was lost and the same client asks again
+			if b.again(a) {
+				return b, nil
 			}
 			// One of the two is not who the secret was meant for; it is worth nothing any more, except on the
 			// label, which cannot be printed again.
@@ -82,7 +82,7 @@ func (p *Pairing) askWithSecret(a *ask, secret string, exporter []byte, now time
 			return nil, why
 		}
 	}
-	return a, p.proceed(a, exporter, now)
+	return a, p.proceed(a, now)
 }
 
 // wrong counts a wrong token or secret, records the first of a minute and the beginning of a block, and returns how

@@ -388,9 +388,8 @@ func TestTwoSteps(t *testing.T) {
 	if again.body.Request != g.body.Request || again.body.Nonce != g.body.Nonce {
 		t.Errorf("the same commitment is another request: %v, want %v", again, g)
 	}
-	// The code is of the connection that the second step came over.
-	g2 := want(t, "second", d.do("POST", "pair/"+g.body.Request, second, call{tls: other}), 200)
-	exporter, _ := trust.Exporter(other)
+	g2 := want(t, "second", d.do("POST", "pair/"+g.body.Request, second, call{tls: cs}), 200)
+	exporter, _ := trust.Exporter(cs)
 	deviceNonce, _ := base64.RawURLEncoding.DecodeString(g.body.Nonce)
 	if code := trust.Code(testPin, exporter, nonce, deviceNonce); g2.body.Code != code {
 		t.Errorf("code = %s, want %s", g2.body.Code, code)
@@ -398,6 +397,18 @@ func TestTwoSteps(t *testing.T) {
 	want(t, "token", d.do("GET", "session", "", call{token: g2.body.Token}), 200)
 	want(t, "twice", d.do("POST", "pair/"+g.body.Request, second, call{tls: cs}), 410)
 	want(t, "once", d.do("GET", "pair/"+g.body.Request, "", call{tls: cs}), 410)
+
+	// Nobody may choose among connections (SPEC.md §11.3).
+	d.Open(WayButton, OpenOptions{})
+	first, second, _ = commitment("app")
+	g = want(t, "first", d.do("POST", "pair", first, call{tls: cs}), 202)
+	want(t, "second step elsewhere", d.do("POST", "pair/"+g.body.Request, second, call{tls: other}), 409)
+	want(t, "and back", d.do("POST", "pair/"+g.body.Request, second, call{tls: cs}), 409)
+	g = want(t, "anew", d.do("POST", "pair", first, call{tls: cs}), 202)
+	want(t, "the same first step elsewhere is another asker", d.do("POST", "pair", first, call{tls: other}), 409)
+	if n := len(d.Clients()); n != 1 {
+		t.Errorf("%d clients, want 1", n)
+	}
 }
 
 func TestWrongNonce(t *testing.T) {

@@ -3,6 +3,7 @@ package pairing
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -127,7 +128,13 @@ func TestStoreFails(t *testing.T) {
 		}
 		want(t, name+", promote", d.do("PATCH", "clients/"+memberID, `{"role":"owner"}`, call{token: owner}), 503)
 		want(t, name+", not promoted", d.do("GET", "security", "", call{token: member}), 403)
-		if got := open(t, &memory{values: m.values}, nil).Clients(); len(got) != 2 || got[0].Role == got[1].Role {
+		again := open(t, &memory{values: maps.Clone(m.values)}, nil)
+		for _, e := range again.Events() {
+			if e.Event == EventPaired && strings.Contains(e.Detail, `"x"`) || e.Event == EventChanged {
+				t.Errorf("%s: a restart remembers what did not happen: %+v", name, e)
+			}
+		}
+		if got := again.Clients(); len(got) != 2 || got[0].Role == got[1].Role {
 			t.Errorf("%s: a restart makes %+v", name, got)
 		}
 		if d.Stats().Storing {
