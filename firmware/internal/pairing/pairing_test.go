@@ -1004,6 +1004,7 @@ func TestFetchedStays(t *testing.T) {
 		g := want(t, "first", d.do("POST", "pair", first, call{tls: cs}), 202)
 		g = want(t, "second", d.do("POST", "pair/"+g.body.Request, second, call{tls: cs}), 200)
 		time.Sleep(2 * askTime)
+		d.Window() // lets go of what is over
 		want(t, "later", d.do("GET", "session", "", call{token: g.body.Token}), 200)
 	})
 }
@@ -1051,4 +1052,18 @@ func TestLostRights(t *testing.T) {
 	want(t, "member withdraws", d.do("DELETE", "invitations", "", call{token: member}), 403)
 	want(t, "member invites", d.do("POST", "invitations", "", call{token: member}), 403)
 	want(t, "member reads the events", d.do("GET", "security", "", call{token: member}), 403)
+}
+
+func TestHeadTakesNoToken(t *testing.T) {
+	cs := connection(t)
+	d := open(t, &memory{}, nil)
+	d.Open(WayCLI, OpenOptions{})
+	g := want(t, "ask", d.do("POST", "pair", `{"name":"a"}`, call{tls: cs}), 202)
+	if _, err := d.decide(actor{local: true, role: Owner}, d.asks[0].id, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "HEAD", d.do("HEAD", "pair/"+g.body.Request, "", call{tls: cs}), 204)
+	if got := want(t, "GET", d.do("GET", "pair/"+g.body.Request, "", call{tls: cs}), 200); got.body.Token == "" {
+		t.Errorf("GET after HEAD: %v, want the token", got)
+	}
 }
