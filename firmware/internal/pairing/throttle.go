@@ -23,7 +23,7 @@ func (e *ThrottledError) Error() string {
 	return fmt.Sprintf("too many wrong tokens from this address: wait %v", e.RetryAfter.Round(time.Second))
 }
 
-// throttle counts failures by source address. It is safe for concurrent use. tether relays have a leaky bucket
+// throttle counts failures by source address. It is safe for concurrent use. The relay has a leaky bucket
 // (cloud/internal/throttle); here a wait that grows is wanted, and a hundredth of the memory.
 type throttle struct {
 	mu   sync.Mutex
