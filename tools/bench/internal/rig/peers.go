@@ -118,6 +118,18 @@ var ErrNoNginx = errors.New("nginx is not installed (make deps)")
 
 // Nginx starts Debian's nginx as a comparable reverse proxy in a directory of its own.
 func (r *Rig) Nginx(ctx context.Context, origin *Server) (*Server, error) {
+	return r.nginx(ctx, "nginx", origin, "", "")
+}
+
+// NginxCache is Nginx with a cache (proxy_cache) that keeps every answer 200.
+func (r *Rig) NginxCache(ctx context.Context, origin *Server) (*Server, error) {
+	return r.nginx(ctx, "nginx proxy_cache", origin,
+		"proxy_cache_path "+r.Dir+"/cache levels=1:2 keys_zone=bench:8m use_temp_path=off;",
+		"proxy_cache bench; proxy_cache_valid 200 1h;")
+}
+
+// nginx starts one with lines of its own in the sections http and location.
+func (r *Rig) nginx(ctx context.Context, name string, origin *Server, inHTTP, inLocation string) (*Server, error) {
 	path, err := exec.LookPath("nginx")
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/nginx"); err != nil { // not on everybody's PATH
@@ -136,8 +148,8 @@ func (r *Rig) Nginx(ctx context.Context, origin *Server) (*Server, error) {
 	if os.Getuid() == 0 {
 		user = "user root;\n"
 	}
-	conf := user + fmt.Sprintf(nginxConf, r.Dir, origin.Addr, addr, r.Cert, r.Key)
-	file := filepath.Join(r.Dir, "nginx.conf")
+	conf := user + fmt.Sprintf(nginxConf, r.Dir, origin.Addr, addr, r.Cert, r.Key, strings.ReplaceAll(name, " ", "-"), inHTTP, inLocation)
+	file := filepath.Join(r.Dir, strings.ReplaceAll(name, " ", "-")+".conf")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return nil, err
 	}
@@ -146,7 +158,7 @@ func (r *Rig) Nginx(ctx context.Context, origin *Server) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.start(ctx, "nginx", cmd, out, func(line string) bool { return strings.Contains(line, nginxReady) })
+	s, err := r.start(ctx, name, cmd, out, func(line string) bool { return strings.Contains(line, nginxReady) })
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +171,7 @@ const nginxReady = "start worker process "
 
 const nginxConf = `daemon off;
 worker_processes 1;
-pid %[1]s/nginx.pid;
+pid %[1]s/%[6]s.pid;
 error_log stderr notice;
 events { worker_connections 1024; }
 http {
@@ -171,6 +183,7 @@ http {
 	uwsgi_temp_path %[1]s/uwsgi;
 	scgi_temp_path %[1]s/scgi;
 	keepalive_requests 100000000;
+	%[7]s
 	upstream origin { server %[2]s; keepalive 64; keepalive_requests 100000000; }
 	server {
 		listen %[3]s ssl;
@@ -179,6 +192,7 @@ http {
 		ssl_protocols TLSv1.3;
 		ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
 		location / {
+			%[8]s
 			proxy_pass http://origin;
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";

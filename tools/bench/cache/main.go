@@ -1,0 +1,193 @@
+// Command cache measures what an answer from the store costs: processor time per request over
+// TLS, beside nginx with proxy_cache, beside nginx and the gateway without a cache, and
+// beside net/http's server with the answer in memory.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cloudrest/cloudrest/tether/http1"
+	"github.com/cloudrest/cloudrest/tether/httpcache"
+	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
+	"github.com/cloudrest/cloudrest/tools/bench/internal/rig"
+)
+
+// Goals for a hit: to nginx's hit, and to our own path without a cache.
+const (
+	goalNginx    = 1.3
+	goalUncached = 0.35
+)
+
+// Names of rows that others are compared with.
+const (
+	cached   = "http1 with our cache"
+	nginxHit = "nginx proxy_cache"
+	uncached = "cloudrestd"
+)
+
+const roleCache = "cache"
+
+func main() {
+	roles := rig.Peers()
+	roles[roleCache] = serveCache
+	rig.Main("cache", roles, bench)
+}
+
+// serveCache is the gateway's server with the gateway's cache in front of a plain proxy. The
+// maker's rule lets every answer be kept.
+func serveCache(ctx context.Context, args []string) error {
+	target, err := url.Parse("http://" + args[0])
+	if err != nil {
+		return err
+	}
+	conf := shared.Gateway()
+	conf.Rules = []httpcache.Rule{{Pattern: "/*", TTL: time.Hour, Public: true}} // the requests have a token
+	c, err := shared.New(conf)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	pair, err := tls.LoadX509KeyPair(args[1], args[2])
+	if err != nil {
+		return err
+	}
+	s := &http1.Server{
+		Handler: c.Handler(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}, nil),
+		TLS:     &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true},
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// row is one row of the table, and of --json.
+type row struct {
+	Server     string  `json:"server"`
+	Micros     float64 `json:"cpu_us_per_request"` // medians
+	MicrosMin  float64 `json:"cpu_us_min"`
+	MicrosMax  float64 `json:"cpu_us_max"`
+	ToNginx    float64 `json:"ratio_to_nginx_hit,omitempty"`
+	ToUncached float64 `json:"ratio_to_uncached"`
+	Rate       float64 `json:"requests_per_second"`
+	RSS        int64   `json:"rss_bytes"`
+}
+
+func bench(ctx context.Context) error {
+	var l rig.Load
+	flag.IntVar(&l.Requests, "n", 10000, "requests of one block")
+	flag.IntVar(&l.Blocks, "blocks", 9, "blocks for each server, interleaved")
+	flag.IntVar(&l.Conns, "c", 16, "connections at once, one request at a time on each")
+	flag.IntVar(&l.Size, "size", 4096, "bytes of an answer's body")
+	asJSON := flag.Bool("json", false, "print JSON")
+	bin := flag.String("bin", "", "folder with cloudrestd; default: build it now")
+	flag.Parse()
+	r, err := rig.New("cache", *bin)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	subjects, err := subjects(ctx, r, l)
+	if err != nil {
+		return err
+	}
+	if err := rig.Run(ctx, l, subjects); err != nil {
+		return err
+	}
+	return report(l, subjects).Print(*asJSON)
+}
+
+// subjects starts the servers and connects to them; the first block is not measured and
+// fills the caches.
+func subjects(ctx context.Context, r *rig.Rig, l rig.Load) (list []*rig.Subject, err error) {
+	origin, err := r.Origin(ctx, l.Size)
+	if err != nil {
+		return nil, err
+	}
+	add := func(s *rig.Server, roots *x509.CertPool, err error) error {
+		if err != nil {
+			return err
+		}
+		d, err := rig.Connect(ctx, rig.Target{Addr: s.Addr, Roots: roots}, l)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+		list = append(list, &rig.Subject{Name: s.Name, Servers: []*rig.Server{s}, Driver: d})
+		return nil
+	}
+	for _, start := range []func(context.Context, *rig.Server) (*rig.Server, error){r.NginxCache, r.Nginx} {
+		if s, err := start(ctx, origin); errors.Is(err, rig.ErrNoNginx) {
+			fmt.Fprintln(os.Stderr, "bench cache: no comparison with nginx:", err)
+		} else if err := add(s, r.Roots, err); err != nil {
+			return nil, err
+		}
+	}
+	s, err := r.Again(ctx, cached, roleCache, origin.Addr, r.Cert, r.Key)
+	if err := add(s, r.Roots, err); err != nil {
+		return nil, err
+	}
+	g, err := r.Gateway(ctx, origin, nil, l.Conns)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(g.Server, g.Roots, nil); err != nil {
+		return nil, err
+	}
+	s, err = r.Handler(ctx, l.Size)
+	return list, add(s, r.Roots, err)
+}
+
+func report(l rig.Load, subjects []*rig.Subject) *rig.Report {
+	p := &rig.Report{
+		Bench: "cache",
+		What: fmt.Sprintf("answers from the store: GET of %d bytes over TLS 1.3 (AES-128-GCM, P-256), %d kept connections, %d interleaved blocks of %d requests, medians",
+			l.Size, l.Conns, l.Blocks, l.Requests),
+		Head: []string{"server", "CPU us/request", "min..max", "to nginx's hit", "to cloudrestd", "requests/s", "RSS MB"},
+	}
+	total := func(name string) []float64 {
+		if s := rig.Find(subjects, name); s != nil {
+			return s.Total()
+		}
+		return nil
+	}
+	hit, plain := total(nginxHit), total(uncached)
+	var rows []row
+	for _, s := range subjects {
+		cpu := s.Total()
+		w := row{Server: s.Name, Micros: rig.Median(cpu), MicrosMin: slices.Min(cpu), MicrosMax: slices.Max(cpu),
+			ToNginx: rig.Ratio(cpu, hit), ToUncached: rig.Ratio(cpu, plain), Rate: rig.Median(s.Rate), RSS: s.Memory[0].RSS}
+		rows = append(rows, w)
+		toNginx := "-"
+		if hit != nil {
+			toNginx = fmt.Sprintf("%.2f", w.ToNginx)
+		}
+		p.Lines = append(p.Lines, []string{w.Server, fmt.Sprintf("%.1f", w.Micros), fmt.Sprintf("%.1f..%.1f", w.MicrosMin, w.MicrosMax),
+			toNginx, fmt.Sprintf("%.2f", w.ToUncached), fmt.Sprintf("%.0f", w.Rate), fmt.Sprintf("%.1f", float64(w.RSS)/(1<<20))})
+		if s.Name == cached {
+			if hit != nil {
+				p.Goals = append(p.Goals, rig.AtMost("CPU of our hit to nginx's", goalNginx, w.ToNginx))
+			}
+			p.Goals = append(p.Goals, rig.AtMost("CPU of our hit to cloudrestd without a cache", goalUncached, w.ToUncached))
+		}
+	}
+	p.Rows = rows
+	return p
+}
