@@ -5,7 +5,8 @@
 // a page should show is its callers' matter; package tools/browser/pagewalk has the walk through
 // the device's own page.
 //
-// Every call takes a context and none waits longer than Patience.
+// Every call takes a context and none waits longer than Patience. A page on which a wait took that
+// long is given up: every further call on it fails at once, so that a long walk fails soon.
 package browser
 
 import (
@@ -27,7 +28,7 @@ import (
 
 const (
 	// Patience bounds every wait: a page of ours answers in a fraction of it even on a busy machine.
-	Patience = 30 * time.Second
+	Patience = 20 * time.Second
 
 	maxMessage = 64 << 20 // a screenshot of a long page is a few MB
 	grace      = 5 * time.Second

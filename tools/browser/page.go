@@ -16,6 +16,7 @@ type Page struct {
 
 	mu         sync.Mutex // guards what follows
 	complaints []string
+	gaveUp     error // after a wait that took all Patience, no other begins: a walk would take hours to fail
 }
 
 // Screen is what a page is shown on.
@@ -75,7 +76,34 @@ func (b *Browser) Open(ctx context.Context, s Screen, userAgent string) (*Page, 
 }
 
 func (p *Page) call(ctx context.Context, method string, params, result any) error {
+	p.mu.Lock()
+	err := p.gaveUp
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	return p.b.call(ctx, p.session, method, params, result)
+}
+
+// lost reports whether the page was given up.
+func (p *Page) lost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gaveUp != nil
+}
+
+// late makes the error of a wait that has ended: what the page shows tells more than the deadline.
+func (p *Page) late(parent, ctx context.Context, what string, last error) error {
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	text, _ := p.Text(look, "body")
+	err := fmt.Errorf("%s: %w (%v); the page shows:\n%s\nand says: %q", what, context.Cause(ctx), last, text, p.Complaints())
+	if parent.Err() == nil {
+		p.mu.Lock()
+		p.gaveUp = fmt.Errorf("given up after: %w", err)
+		p.mu.Unlock()
+	}
+	return err
 }
 
 // Show moves the page to another screen.
@@ -214,8 +242,8 @@ func (p *Page) Eval(ctx context.Context, expression string, v any) error {
 
 // Wait waits until a JavaScript expression is true. An error in it counts as not yet: the
 // document may be on its way. When it does not become true in time the error tells what the page shows.
-func (p *Page) Wait(ctx context.Context, expression string) error {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+func (p *Page) Wait(parent context.Context, expression string) error {
+	ctx, cancel := context.WithTimeout(parent, Patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -225,13 +253,13 @@ func (p *Page) Wait(ctx context.Context, expression string) error {
 		if err == nil && ok {
 			return nil
 		}
+		if p.lost() {
+			return err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-			defer cancel()
-			text, _ := p.Text(late, "body")
-			return fmt.Errorf("wait for %.200s: %w (%v); the page shows:\n%s\nand says: %q", expression, context.Cause(ctx), err, text, p.Complaints())
+			return p.late(parent, ctx, fmt.Sprintf("wait for %.200s", expression), err)
 		}
 	}
 }
@@ -284,7 +312,7 @@ func (p *Page) Click(ctx context.Context, selector string) error {
 }
 
 // reach waits until an element could be clicked and returns where.
-func (p *Page) reach(ctx context.Context, selector string) ([]float64, error) {
+func (p *Page) reach(parent context.Context, selector string) ([]float64, error) {
 	var at []float64
 	find := `(() => {
 		const e = ` + visible(selector) + `
@@ -299,19 +327,20 @@ func (p *Page) reach(ctx context.Context, selector string) ([]float64, error) {
 			done(Math.abs(s.x - r.x) + Math.abs(s.y - r.y) < 1 ? [x, y] : null)
 		})))
 	})()`
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(parent, Patience)
 	defer cancel()
 	for {
-		if err := p.Eval(ctx, find, &at); err == nil && at != nil {
+		err := p.Eval(ctx, find, &at)
+		if err == nil && at != nil {
 			return at, nil
+		}
+		if p.lost() {
+			return nil, err
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-			defer cancel()
-			text, _ := p.Text(late, "body")
-			return nil, fmt.Errorf("reach %s: %w; the page shows:\n%s", selector, context.Cause(ctx), text)
+			return nil, p.late(parent, ctx, "reach "+selector, err)
 		}
 	}
 }
