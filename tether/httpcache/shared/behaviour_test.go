@@ -2,7 +2,10 @@ package shared
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -321,6 +324,34 @@ func TestInvalidation(t *testing.T) {
 	}
 }
 
+// Many principals that poll what is for everybody are one request.
+func TestPrincipalsShareOneQuestion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var asked atomic.Int64
+		origin := func(w http.ResponseWriter, r *http.Request) error {
+			asked.Add(1)
+			time.Sleep(time.Second)
+			answer("Cache-Control: public, max-age=5", `Etag: "a"`)(w, r)
+			return nil
+		}
+		for round, want := range []int64{5, 6, 7} { // at first nobody can know that it is for everybody
+			var wg sync.WaitGroup
+			for n := range 5 {
+				wg.Go(func() {
+					w := httptest.NewRecorder()
+					_ = g.c.Serve(w, httptest.NewRequest("GET", "/x", nil), Target{URI: "/x", Principal: strings.Repeat("p", n+1)}, origin)
+				})
+			}
+			wg.Wait()
+			if n := asked.Load(); n != want {
+				t.Errorf("round %d: the origin was asked %d times in all, want %d", round, n, want)
+			}
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
+
 // RFC 9110 §9.3.3.
 func TestPostThatSaysWhatGetWould(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -331,6 +362,9 @@ func TestPostThatSaysWhatGetWould(t *testing.T) {
 		g.answers("Cache-Control: max-age=60", "Content-Location: /z")
 		g.do("POST /y")
 		g.want("another Content-Location", g.do("GET /y"), 200, "", 3)
+		g.c.conf.Rules = []httpcache.Rule{{Pattern: "/z", Never: true}}
+		g.do("POST /z")
+		g.want("a rule against it", g.do("GET /z"), 200, "", 5)
 	})
 }
 

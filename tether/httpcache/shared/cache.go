@@ -157,7 +157,7 @@ var credentials = []string{"Authorization", "Cookie"}
 
 // wantsEvents reports whether a client asks for an event stream, which has no end.
 func wantsEvents(accept []string) bool {
-	return len(accept) == 1 && strings.HasPrefix(accept[0], "text/event-stream")
+	return len(accept) == 1 && strings.HasPrefix(accept[0], eventStream)
 }
 
 // query is one GET or HEAD.
@@ -206,7 +206,8 @@ func (q *query) run() error {
 		}
 		patient := trusted && q.patient() && !s.alone(q.t.URI, now)
 		if patient && tries < maxJoins {
-			if f := s.joinable(&q.t, q.host); f != nil {
+			open := e != nil && e.principal == "" || q.rule != nil && q.rule.Public
+			if f := s.joinable(&q.t, q.host, open); f != nil {
 				if f.done == nil {
 					f.done = make(chan struct{})
 				}
@@ -224,7 +225,9 @@ func (q *query) run() error {
 		}
 		var f *flight
 		if q.r.Method == http.MethodGet {
-			f = c.depart(s, &q.t, q.host, patient)
+			// The answer to a question about a part, or about the client's own state, is of no use to others.
+			narrow := len(q.r.Header["Range"]) > 0 || httpcache.Conditional(q.r.Header)
+			f = c.depart(s, &q.t, q.host, patient && (!narrow || e != nil && e.canValidate()))
 		} else {
 			c.tidy(s)
 		}

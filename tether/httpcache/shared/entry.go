@@ -197,6 +197,9 @@ func newVariant(answer, request http.Header) (v *variant, ok bool) {
 	if !ok || len(names) == 0 {
 		return nil, ok
 	}
+	for i := range names {
+		names[i] = strings.Clone(names[i]) // not a part of the answer's whole head
+	}
 	v = &variant{names: names, key: string(httpcache.AppendVaryKey(nil, names, request))}
 	if l := answer["Content-Language"]; len(l) == 1 && len(names) == 1 && names[0] == "Accept-Language" && !strings.Contains(l[0], ",") {
 		v.language = strings.ToLower(strings.TrimSpace(l[0]))

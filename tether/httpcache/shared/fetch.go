@@ -194,8 +194,11 @@ func (x *recorder) tags(status int, h http.Header) bool {
 		}
 	}
 	t := h["Content-Type"]
-	return len(t) == 0 || !strings.HasPrefix(t[0], "text/event-stream")
+	return len(t) == 0 || !strings.HasPrefix(t[0], eventStream)
 }
+
+// eventStream is the type of answers without end.
+const eventStream = "text/event-stream"
 
 // makeTag is a strong ETag of a body and of what says how to read it.
 func makeTag(h http.Header, body []byte) string {
@@ -297,7 +300,7 @@ func (c *Cache) head(x *recorder, e *entry) {
 func (x *recorder) assess(h http.Header, status int) *entry {
 	q, c := x.q, x.q.c
 	r, rule, wall, now := q.r, q.rule, time.Now(), c.now()
-	if x.declared > c.conf.MaxBody {
+	if t := h["Content-Type"]; x.declared > c.conf.MaxBody || len(t) > 0 && strings.HasPrefix(t[0], eventStream) {
 		return nil
 	}
 	a := httpcache.Judge(status, h, c.conf.Targeted...)
@@ -337,9 +340,10 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	if scope == httpcache.Nobody || scope == httpcache.Owner && q.t.Principal == "" {
 		return nil
 	}
-	e := &entry{site: x.f.site, uri: q.t.URI, host: q.host, status: int16(status), lifetime: life, swr: grace.Revalidate, sie: grace.Error}
+	// Strings of a request may be parts of its whole head: they are copied.
+	e := &entry{site: x.f.site, uri: strings.Clone(q.t.URI), host: strings.Clone(q.host), status: int16(status), lifetime: life, swr: grace.Revalidate, sie: grace.Error}
 	if scope == httpcache.Owner {
-		e.principal = q.t.Principal
+		e.principal = strings.Clone(q.t.Principal)
 	}
 	if grace.Never {
 		e.flags |= neverStale

@@ -218,8 +218,10 @@ func TestWhatIsNoBusinessOfACache(t *testing.T) {
 			}
 			g.do(c[0], c[1:]...)
 		}
-		g.answers("Content-Type: text/event-stream", "Cache-Control: no-cache")
-		g.do("GET /events")
+		for _, control := range []string{"no-cache", "max-age=60"} {
+			g.answers("Content-Type: text/event-stream", "Cache-Control: "+control)
+			g.do("GET /events")
+		}
 		if n := g.c.Stats().Entries; n != 0 {
 			t.Errorf("%d entries, want none", n)
 		}

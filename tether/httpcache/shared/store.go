@@ -218,10 +218,11 @@ func (s *site) alone(uri string, now time.Duration) bool {
 	return ok
 }
 
-// joinable returns a flight whose answer a request may wait for.
-func (s *site) joinable(t *Target, host string) *flight {
+// joinable returns a flight whose answer a request may wait for; open means that another
+// principal's may do.
+func (s *site) joinable(t *Target, host string, open bool) *flight {
 	for f := s.flights[t.URI]; f != nil; f = f.next {
-		if f.join && f.host == host && f.principal == t.Principal {
+		if f.join && f.host == host && (open || f.principal == t.Principal) {
 			return f
 		}
 	}

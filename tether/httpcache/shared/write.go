@@ -17,6 +17,7 @@ func (c *Cache) write(w http.ResponseWriter, r *http.Request, t Target, next Nex
 	if v := r.Header["Cache-Control"]; len(v) > 0 {
 		q.control = httpcache.ParseCacheControl(v)
 	}
+	q.rule = httpcache.FindRule(c.conf.Rules, httpcache.Path(t.URI))
 	if c.conf.Preconditions {
 		unlock, refused, err := q.precondition()
 		if err != nil || refused {
@@ -72,7 +73,7 @@ func (q *query) wrote(x *recorder, status int, h http.Header) {
 func (q *query) refresh(s *site, e *entry) {
 	c := q.c
 	for f := s.flights[e.uri]; f != nil; f = f.next {
-		if f.host == q.host && f.principal == q.t.Principal && !f.doomed {
+		if f.host == e.host && (e.principal == "" || f.principal == e.principal) && !f.doomed {
 			return
 		}
 	}
