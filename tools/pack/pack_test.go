@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,11 +53,30 @@ func read(t *testing.T, elem ...string) []byte {
 	return text
 }
 
-// TestReproducible builds everything twice, in two folders at two times.
+// TestReproducible builds everything twice: here, and in a copy with other times and modes
+// on its files, as another clone under another umask has them.
 func TestReproducible(t *testing.T) {
 	first := makeAll(t)
+	root := t.TempDir()
+	for _, dir := range []string{"openwrt", "tools/systemd"} {
+		if err := os.CopyFS(filepath.Join(root, dir), os.DirFS(filepath.Join("../..", dir))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "LICENSE"), read(t, "../../LICENSE"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	other := time.Now().Add(-time.Hour)
+	if err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			err = errors.Join(os.Chmod(name, 0o600), os.Chtimes(name, other, other))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(1100 * time.Millisecond) // tar and gzip know whole seconds
-	second := makeAll(t)
+	second := makeAll(t, "-root", root)
 	list, err := os.ReadDir(first)
 	if err != nil {
 		t.Fatal(err)

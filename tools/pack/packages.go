@@ -75,7 +75,7 @@ func (r *release) ipk(name, arch, program, out string) (err error) {
 	info.Version, info.Release = r.name.deb, "1"
 	info.Depends = []string{"ca-bundle"}
 	info.IPK.Fields = map[string]string{"Require-User": openwrtUser}
-	info.Scripts = r.scripts("openwrt/package", "postinst", "prerm")
+	info.Scripts = nfpm.Scripts{PostInstall: r.path("openwrt/package/postinst"), PreRemove: r.path("openwrt/package/prerm")}
 	if info.Contents, err = r.openwrtFiles(program); err != nil {
 		return err
 	}
@@ -88,8 +88,6 @@ func (r *release) apk(name, arch, program, out string) (err error) {
 	info.Description = descriptions["cloudrestd"]
 	info.Version, info.Release = r.name.apk, "1"
 	info.Depends = []string{"ca-bundle"}
-	info.Scripts = r.scripts("openwrt/package", "post-install", "pre-deinstall")
-	info.APK.Scripts.PostUpgrade = r.path("openwrt/package/post-upgrade")
 	if info.Contents, err = r.openwrtFiles(program); err != nil {
 		return err
 	}
@@ -111,6 +109,13 @@ func (r *release) apk(name, arch, program, out string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	for name, to := range map[string]*string{
+		"post-install": &info.Scripts.PostInstall, "pre-deinstall": &info.Scripts.PreRemove, "post-upgrade": &info.APK.Scripts.PostUpgrade,
+	} {
+		if *to, err = r.script(dir, "openwrt/package/"+name); err != nil {
+			return err
+		}
+	}
 	for suffix, text := range map[string]string{
 		"list":             strings.Join(list, "\n") + "\n",
 		"rusers":           openwrtUser + "\n",
@@ -144,15 +149,28 @@ func (r *release) deb(name, arch, program, out string) error {
 			r.content(filepath.Join(units, name+".conf"), "/etc/cloudrest/"+name+".conf", files.TypeConfigNoReplace, 0o644),
 		)
 		info.Depends = []string{"systemd"}
-		info.Scripts = r.scripts("tools/systemd", name+".postinst", name+".prerm")
+		info.Scripts = nfpm.Scripts{PostInstall: filepath.Join(units, name+".postinst"), PreRemove: filepath.Join(units, name+".prerm")}
 	}
 	return write(deb.Default, info, out)
 }
 
 func (r *release) path(name string) string { return filepath.Join(r.root, filepath.FromSlash(name)) }
 
-func (r *release) scripts(dir, postinst, prerm string) nfpm.Scripts {
-	return nfpm.Scripts{PostInstall: r.path(dir + "/" + postinst), PreRemove: r.path(dir + "/" + prerm)}
+// script copies a script into dir, with the time and mode that it has in the package: nfpm's
+// apk takes them from the file, and a clone has other times than its origin.
+func (r *release) script(dir, name string) (string, error) {
+	text, err := os.ReadFile(r.path(name))
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, filepath.Base(name))
+	if err := os.WriteFile(to, text, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(to, 0o755); err != nil { // whatever the umask
+		return "", err
+	}
+	return to, os.Chtimes(to, r.time, r.time)
 }
 
 // write packs into memory first: a half-written package never has its name.
