@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +24,8 @@ import (
 // controlFile is the UNIX socket for orders in the state directory. Who may use it may do
 // everything: it is the directory's owner.
 const controlFile = "control.sock"
+
+const minPrefix = 8 // digits of an ID that Find takes for the whole
 
 const orderTimeout = 30 * time.Second // for the first byte of an answer
 
@@ -304,6 +308,41 @@ func (c *Client) Revocations(ctx context.Context) (list []Revoked, err error) {
 func (c *Client) State(ctx context.Context) (s State, err error) {
 	err = c.do(ctx, "GET", "/state", nil, &s)
 	return s, err
+}
+
+// Find returns the device whose ID is s or, if that is at least eight digits and fits one
+// alone, begins with s: as the page shows it. ErrUnknown if there is none.
+func (c *Client) Find(ctx context.Context, s string) (tether.DeviceID, error) {
+	if id, err := tether.ParseDeviceID(s); err == nil {
+		return id, nil
+	}
+	if len(s) < minPrefix {
+		return "", fmt.Errorf("%q: want a device ID, or %d and more of its first digits", s, minPrefix)
+	}
+	found := map[tether.DeviceID]bool{}
+	list, err := c.Conflicts(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, x := range list {
+		found[x.ID] = strings.HasPrefix(string(x.ID), s)
+	}
+	err = c.Units(ctx, func(u Unit) error {
+		found[u.ID] = strings.HasPrefix(string(u.ID), s)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	maps.DeleteFunc(found, func(_ tether.DeviceID, fits bool) bool { return !fits })
+	ids := slices.Collect(maps.Keys(found))
+	switch len(ids) {
+	case 1:
+		return ids[0], nil
+	case 0:
+		return "", fmt.Errorf("unit %s: %w", s, ErrUnknown)
+	}
+	return "", fmt.Errorf("%s begins the IDs of %d units: give more digits", s, len(ids))
 }
 
 // Release lets a unit be claimed with another key.

@@ -303,8 +303,10 @@ func (s *Station) claim(w http.ResponseWriter, r *http.Request) {
 	grant, err := s.store.Claim(s.authority, token, c, id, key, address(r.RemoteAddr).String())
 	if e, ok := errors.AsType[*Refusal](err); ok {
 		s.log.Warn("a claim is refused", "device", id, "peer", r.RemoteAddr, "reason", e.Reason, "err", e)
-		if err := s.store.Fail(Trouble{ID: id, Reason: e.Reason, Message: provisioning.Clean(e.Message, provisioning.MaxMessage)}); err != nil {
-			s.log.Error("the station cannot write", "err", err)
+		if e.Reason != provisioning.ReasonConflict { // those have a list of their own
+			if err := s.store.Fail(Trouble{ID: id, Reason: e.Reason, Message: provisioning.Clean(e.Message, provisioning.MaxMessage)}); err != nil {
+				s.log.Error("the station cannot write", "err", err)
+			}
 		}
 		s.line.failed(id, string(e.Reason), e.Message)
 	}

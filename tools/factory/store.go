@@ -332,7 +332,7 @@ func (s *Store) Claim(a *devcert.Authority, token string, c provisioning.Claim, 
 			return err
 		}
 		if known && u.Released.IsZero() && !bytes.Equal(u.Key, spki) {
-			refusal = conflict("this unit was claimed at %s with another key: its flash was erased, or another board has the same UID; factory release %s lets it claim anew", stamp(u.Claimed), id)
+			refusal = conflict("this unit was claimed at %s with another key: its flash was erased, or another board has the same UID; factory release %s lets it claim anew", stamp(u.Claimed), id.Short())
 			return s.note(tx, Conflict{ID: id, Why: refusal.Message, Batch: b.Name, From: from}, now)
 		}
 		if owner := tx.Bucket(keysBucket).Get([]byte(keyHash)); owner != nil && string(owner) != string(id) {

@@ -18,7 +18,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/provisioning"
 	"github.com/cloudrest/cloudrest/tether/settings"
 	"github.com/cloudrest/cloudrest/tools/factory"
@@ -302,19 +301,21 @@ func releaseCommand() *settings.Command {
 		Name: "release", Summary: "let a unit be claimed anew, with another key",
 		Args: "ID", MinArgs: 1, MaxArgs: 1,
 		Long: "The unit's certificate is revoked: see factory export --revoked, and tell the relays. The unit does not count for its batch again. " +
-			"Do this when the unit in hand is the only one with this UID and its flash was erased.",
-		Samples: []settings.Sample{{Says: "its flash was erased in repair", Line: "factory release 8f43…e1 --reason 'flash erased in repair'"}},
+			"The first eight digits of the ID will do. Do this when the unit in hand is the only one with this UID and its flash was erased.",
+		Samples: []settings.Sample{{Says: "its flash was erased in repair", Line: "factory release 8f43a0e1 --reason 'flash erased in repair'"}},
 		Declare: func(s *settings.Set) {
 			declareDir(s, &dir)
 			reason = ""
 			s.String(&reason, "reason", "why, for the list of revoked certificates", settings.Example("flash erased in repair"))
 		},
 		Run: func(ctx context.Context, in *settings.Parsed, _ io.Writer) error {
-			id, err := tether.ParseDeviceID(in.Args[0])
-			if err != nil {
-				return usage("%q: %w", in.Args[0], err)
-			}
-			return connected(ctx, dir, func(c *factory.Client) error { return c.Release(ctx, id, reason) })
+			return connected(ctx, dir, func(c *factory.Client) error {
+				id, err := c.Find(ctx, in.Args[0])
+				if err != nil {
+					return err
+				}
+				return c.Release(ctx, id, reason)
+			})
 		},
 	}
 }
