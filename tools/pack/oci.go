@@ -77,8 +77,8 @@ func (r *release) oci(name, arch, program, out string) error {
 		return descriptor{MediaType: mediaType, Digest: "sha256:" + sum, Size: len(data)}
 	}
 	l := blob(ociLayer, packed.Bytes())
-	c := blob(ociConfig, marshal(map[string]any{
-		"created": r.time.Format(time.RFC3339), "architecture": platform.arch, "variant": platform.variant, "os": "linux",
+	image := map[string]any{
+		"created": r.time.Format(time.RFC3339), "architecture": platform.arch, "os": "linux",
 		"config": map[string]any{
 			"User": ociUser, "Entrypoint": []string{"/usr/bin/" + name}, "WorkingDir": state,
 			"Env":          []string{"CLOUDREST_LISTEN=:8443", "CLOUDREST_STATE_DIR=" + state},
@@ -92,7 +92,11 @@ func (r *release) oci(name, arch, program, out string) error {
 		},
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 		"history": []map[string]any{{"created": r.time.Format(time.RFC3339), "created_by": "cloudrest pack"}},
-	}))
+	}
+	if platform.variant != "" {
+		image["variant"] = platform.variant
+	}
+	c := blob(ociConfig, marshal(image))
 	m := blob(ociManifest, marshal(map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": c, "layers": []descriptor{l}}))
 	tag := "localhost/" + name + ":latest"
 	m.Annotations = map[string]string{"org.opencontainers.image.ref.name": "latest", "io.containerd.image.name": tag}
