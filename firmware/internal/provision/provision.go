@@ -24,7 +24,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -55,8 +54,8 @@ const (
 // Times and limits.
 const (
 	firstRetry     = 100 * time.Millisecond // after a failure, doubled up to
-	longestRetry   = 5 * time.Second
-	connectTimeout = 15 * time.Second // with the TLS handshake, which takes a second on a router
+	longestRetry   = 5 * time.Second        // and the longest Retry-After that is heeded
+	connectTimeout = 15 * time.Second       // with the TLS handshake, which takes a second on a router
 	answerTimeout  = 20 * time.Second
 	reportTimeout  = 3 * time.Second // to tell the station of a failure
 	askNetwork     = 2 * time.Second // to ask the station for its Wi-Fi, which is only there if we need none
@@ -463,7 +462,7 @@ type backoff struct{ last time.Duration }
 // wait returns false when ctx ends first.
 func (b *backoff) wait(ctx context.Context, atLeast time.Duration) bool {
 	b.last = min(max(2*b.last, firstRetry), longestRetry)
-	pause := max(b.last/2+rand.N(b.last), min(atLeast, longestRetry))
+	pause := max(b.last/2+rand.N(b.last), atLeast)
 	if end, ok := ctx.Deadline(); ok && time.Until(end) < pause {
 		return false // the end would come first anyway: say now what is wrong
 	}
@@ -482,15 +481,6 @@ func newSecret() string {
 	b := make([]byte, 15)
 	readRandom(b)
 	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// hostPort is where the station listens.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = "443"
-	}
-	return net.JoinHostPort(u.Hostname(), port)
 }
 
 func post(ctx context.Context, o describe.Origin, target string, body []byte) (status int, text string, err error) {

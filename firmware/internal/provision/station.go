@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -8,75 +9,52 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 
-	"github.com/cloudrest/cloudrest/firmware/internal/origin"
 	"github.com/cloudrest/cloudrest/tether/provisioning"
 )
+
+const maxHead = 16 << 10 // bytes of an answer's head
 
 // errStranger means that a TLS server is there, but not one of the factory's authority.
 var errStranger = errors.New("this is not a station of our factory")
 
-// station is the device's client of the station. It is the client for the maker's service
-// on a TLS connection: net/http's own would be 500 KB more for a router.
+// station is the device's client of the station.
 type station struct {
-	client     *origin.Client
-	host       string
+	client     http.Client
+	base       string
 	token      string
 	retryAfter time.Duration // of the last answer
-
-	mu   sync.Mutex
-	dial error // why the last connection was not made
 }
 
 func newStation(u *url.URL, roots *x509.CertPool, earliest time.Time, token string) (*station, error) {
 	if u == nil || u.Scheme != "https" || u.Hostname() == "" {
 		return nil, errors.New("the station's URL is not https://host[:port]")
 	}
-	s := &station{host: u.Host, token: token}
-	addr, name := hostPort(u), u.Hostname()
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		ServerName: name,
-		NextProtos: []string{"http/1.1"},
-		// VerifyConnection does all that would be done without this, at a time that it chooses.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			if err := verifyStation(cs.PeerCertificates, name, roots, earliest); err != nil {
-				return fmt.Errorf("%w: %w", errStranger, err)
-			}
-			return nil
+	name := u.Hostname()
+	s := &station{base: "https://" + u.Host, token: token}
+	// No proxy and no redirect: the station is on the factory's own network.
+	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	s.client.Transport = &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: answerTimeout,
+		MaxConnsPerHost: 1, IdleConnTimeout: answerTimeout, DisableCompression: true, MaxResponseHeaderBytes: maxHead,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12,
+			// VerifyConnection does all that would be done without this, at a time that it chooses.
+			InsecureSkipVerify: true,
+			VerifyConnection: func(cs tls.ConnectionState) error {
+				if err := verifyStation(cs.PeerCertificates, name, roots, earliest); err != nil {
+					return fmt.Errorf("%w: %w", errStranger, err)
+				}
+				return nil
+			},
 		},
 	}
-	var err error
-	s.client, err = origin.New(origin.Config{
-		ConnectTimeout: connectTimeout, HeadTimeout: answerTimeout, BodyTimeout: answerTimeout, MaxIdle: 1,
-		Dial: func(ctx context.Context) (net.Conn, error) {
-			c, err := dialTLS(ctx, addr, config)
-			s.mu.Lock()
-			s.dial = err
-			s.mu.Unlock()
-			return c, err
-		},
-	})
-	return s, err
-}
-
-func dialTLS(ctx context.Context, addr string, config *tls.Config) (net.Conn, error) {
-	var d net.Dialer
-	plain, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	c := tls.Client(plain, config)
-	if err := c.HandshakeContext(ctx); err != nil {
-		plain.Close()
-		return nil, err
-	}
-	return c, nil
+	return s, nil
 }
 
 // verifyStation checks the station's certificate for name. A device's clock may be wrong:
@@ -99,50 +77,36 @@ func verifyStation(chain []*x509.Certificate, name string, roots *x509.CertPool,
 // ask does one request.
 func (s *station) ask(ctx context.Context, method, path string, body []byte) (status int, answer []byte, err error) {
 	s.retryAfter = 0
-	q := &origin.Request{Method: method, Target: path, Host: s.host, Payload: body, Fields: []origin.Field{{Name: "Accept", Value: "application/json"}}}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+2*answerTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
 	if body != nil {
-		q.Fields = append(q.Fields, origin.Field{Name: "Content-Type", Value: "application/json"})
+		r.Header.Set("Content-Type", "application/json")
 	}
 	if s.token != "" && path != provisioning.InfoPath && path != provisioning.ConfirmPath {
-		q.Fields = append(q.Fields, origin.Field{Name: "Authorization", Value: "Bearer " + s.token})
+		r.Header.Set("Authorization", "Bearer "+s.token)
 	}
-	s.mu.Lock()
-	s.dial = nil
-	s.mu.Unlock()
-	resp, err := s.client.Do(ctx, q)
+	resp, err := s.client.Do(r)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // the rest is told by who asks
+	}
 	if err != nil {
-		return 0, nil, s.why(err)
+		return 0, nil, err
 	}
-	defer resp.Close()
-	for _, f := range resp.Fields {
-		if n, err := strconv.Atoi(f.Value); f.Name == "Retry-After" && err == nil && n > 0 {
-			s.retryAfter = time.Duration(min(n, 3600)) * time.Second
-		}
+	defer resp.Body.Close()
+	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
+		s.retryAfter = time.Duration(min(n, int(longestRetry/time.Second))) * time.Second
 	}
-	answer, err = readAll(resp, provisioning.MaxBody)
-	if err != nil {
-		return 0, nil, errors.New("the connection broke within the answer")
+	if answer, err = readAll(resp.Body, provisioning.MaxBody); err != nil {
+		return 0, nil, fmt.Errorf("read the answer: %w", err)
 	}
-	return resp.Status, answer, nil
+	return resp.StatusCode, answer, nil
 }
 
-// why says in the words of this package what the client says in those of its own trade.
-func (s *station) why(err error) error {
-	s.mu.Lock()
-	dial := s.dial
-	s.mu.Unlock()
-	switch {
-	case dial != nil:
-		return dial
-	case errors.Is(err, origin.ErrTimeout):
-		return errors.New("no answer in time")
-	case errors.Is(err, origin.ErrUnreachable):
-		return errors.New("the connection broke")
-	}
-	return err
-}
-
-func (s *station) close() { _ = s.client.Close() }
+func (s *station) close() { s.client.CloseIdleConnections() }
 
 // readAll reads at most max bytes; a longer body is an error.
 func readAll(r io.Reader, max int) ([]byte, error) {
