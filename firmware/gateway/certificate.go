@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
+	"github.com/cloudrest/cloudrest/firmware/internal/provision"
 	"github.com/cloudrest/cloudrest/tether/buildinfo"
 )
 
@@ -66,3 +69,30 @@ func localAddrs() []netip.Addr {
 // Fingerprint is the pin of the device's LAN authority in lower-case hex: what clients know
 // it by (SPEC.md §11.1). It stays the same when addresses and certificates change.
 func (g *Gateway) Fingerprint() string { return g.cert.Pin() }
+
+// openFactory reads what the factory gave the device: a certificate for relays that want
+// one, and the secret on its label. A device that was never in a factory has neither.
+func (g *Gateway) openFactory() {
+	var err error
+	if g.label, err = provision.Label(g.cfg.StateDir); err != nil {
+		g.log.Error("the label does not pair", "err", err)
+	}
+	g.certs, err = provision.Open(g.cfg.StateDir, g.id.ID, g.id.Key(), buildinfo.BuildTime(), func() {
+		g.log.Info("the factory certificate was renewed", "until", g.certs.Leaf().NotAfter)
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		g.certs = nil
+	case err != nil: // the LAN works without
+		g.log.Error("the factory certificate is of no use: relays that want one will refuse the device", "err", err)
+		g.certs = nil
+	}
+}
+
+// chain is the factory certificate for the tether's HELLO; nil: none.
+func (g *Gateway) chain() [][]byte {
+	if g.certs == nil {
+		return nil
+	}
+	return g.certs.Chain()
+}

@@ -12,16 +12,21 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/cloudrest/cloudrest/board"
+	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
 // Who decides what a client on the LAN may do.
 const (
+	// AccessPaired lets in who has paired with the device, and nobody else but for GET
+	// /device.
+	AccessPaired = "paired"
 	// AccessOrigin leaves it to the maker's service: every request reaches it.
 	AccessOrigin = "origin"
-	// AccessOpen says that nobody needs to decide. Requests are treated as with
-	// AccessOrigin; the status and the log say that the device is open on purpose.
+	// AccessOpen says that nobody needs to decide, for the bench. Requests are treated as
+	// with AccessOrigin; the status and the log say that the device is open on purpose.
 	AccessOpen = "open"
 )
 
@@ -48,11 +53,19 @@ type Config struct {
 	HTTPS string
 	// HTTP is the host:port of the listener that redirects to HTTPS. Empty: none.
 	HTTP string
-	// Access is AccessOrigin (default) or AccessOpen.
+	// Access is AccessPaired (default), AccessOrigin or AccessOpen.
 	Access string
 
-	// StateDir is where identity, certificate and journal are kept; it is made with mode 0700.
+	// StateDir is where identity, certificates, pairings and journal are kept; it is made
+	// with mode 0700.
 	StateDir string
+	// Hardware gives the UID that the device ID is made of (*uid.Reader fits). Nil: random.
+	Hardware identity.Hardware
+	// Button opens the pairing window with a short press and resets the device with a long
+	// one. Nil: none.
+	Button board.Button
+	// LED shows the pairing window and its code. Nil: none. The gateway does not close it.
+	LED board.LED
 	// Relays are the wss:// URLs of relays (ws:// without TLS, for tests). Empty: no tether.
 	Relays []*url.URL
 	// RelayCA is a PEM file of the authorities that the relays' certificates are checked
@@ -96,7 +109,7 @@ func Default() Config {
 		Origin:       &url.URL{Scheme: "http", Host: "127.0.0.1:8080"},
 		HTTPS:        ":443",
 		HTTP:         ":80",
-		Access:       AccessOrigin,
+		Access:       AccessPaired,
 		StateDir:     "/var/lib/cloudrest",
 		UDPDiscovery: true, UDPPort: tether.DiscoveryPort, UDPAnswerPort: tether.AnswerPort,
 		MDNS:              true,
@@ -166,11 +179,9 @@ func (c Config) Validate() error {
 		}
 	}
 	switch c.Access {
-	case AccessOrigin, AccessOpen:
-	case "paired":
-		bad("access", "\"paired\" is not in this version: want origin or open")
+	case AccessPaired, AccessOrigin, AccessOpen:
 	default:
-		bad("access", "%q: want origin or open", c.Access)
+		bad("access", "%q: want paired, origin or open", c.Access)
 	}
 	if c.StateDir == "" {
 		bad("state-dir", "is missing: want a directory that survives restarts")

@@ -10,7 +10,7 @@ import (
 
 func TestValidateReportsEverything(t *testing.T) {
 	bad := Config{
-		Origin: &url.URL{Scheme: "ftp", Host: "x"}, HTTPS: "443", HTTP: "x", Access: "paired",
+		Origin: &url.URL{Scheme: "ftp", Host: "x"}, HTTPS: "443", HTTP: "x", Access: "everybody",
 		Relays: []*url.URL{{Scheme: "https", Host: "a"}, nil, {Scheme: "wss", Host: "a", Path: "/x"}}, RelayCA: "/does/not/exist",
 		Name: "a || b\n", UDPPort: -1, UDPAnswerPort: 70000, FIFO: "fifo", NotifySocket: "fifo",
 		OriginConcurrency: -1, OriginQueue: 1 << 20, StopWait: -1,

@@ -2,11 +2,13 @@ package gateway_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
 	"github.com/cloudrest/cloudrest/tether/trust"
@@ -41,10 +43,25 @@ func Example() {
 	go func() { ended <- g.Run(ctx) }()
 	<-g.Ready()
 
-	// What a paired phone does: it knows the device by its pin.
+	// What a phone does: it knows the device by its pin.
 	phone := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Client(g.Fingerprint())}}
-	resp, err := phone.Get(g.URL() + "zones")
+	// A fresh device lets the first phone in; later somebody has to press its button.
+	resp, err := phone.Post(g.URL()+".cloudrest/v1/pair", "application/json", strings.NewReader(`{"name": "my phone"}`))
 	if err != nil {
+		log.Fatal(err)
+	}
+	var paired struct{ Token string }
+	err = json.NewDecoder(resp.Body).Decode(&paired)
+	resp.Body.Close()
+	if err != nil {
+		log.Fatal(err)
+	}
+	request, err := http.NewRequest("GET", g.URL()+"zones", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+paired.Token)
+	if resp, err = phone.Do(request); err != nil {
 		log.Fatal(err)
 	}
 	zones, err := io.ReadAll(resp.Body)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cloudrest/cloudrest/board"
 	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
 	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/firmware/internal/admit"
@@ -24,6 +25,9 @@ import (
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
 	"github.com/cloudrest/cloudrest/firmware/internal/notify"
 	"github.com/cloudrest/cloudrest/firmware/internal/origin"
+	"github.com/cloudrest/cloudrest/firmware/internal/page"
+	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
+	"github.com/cloudrest/cloudrest/firmware/internal/provision"
 	"github.com/cloudrest/cloudrest/firmware/internal/proxy"
 	"github.com/cloudrest/cloudrest/firmware/internal/proxy/edge"
 	"github.com/cloudrest/cloudrest/firmware/internal/statefile"
@@ -55,6 +59,15 @@ type Gateway struct {
 	proxy   *proxy.Proxy
 	watcher *describe.Watcher
 	uplink  *uplink.Uplink // nil: no relay is configured
+	pairing *pairing.Pairing
+	guarded guarded
+	page    http.Handler
+	certs   *provision.Certificates // from the factory; may hold none
+	label   string                  // secret on the device's label; "" none
+
+	generation uint32             // of the owner
+	reset      chan struct{}      // closed when a factory reset is decided
+	led        chan board.Pattern // what the LED is to show next; the latest counts
 
 	beacon    atomic.Pointer[beacon.Server]   // nil: off or not started
 	announcer atomic.Pointer[dnssd.Announcer] // likewise
@@ -71,6 +84,8 @@ type Gateway struct {
 	mu   sync.Mutex
 	addr Addresses    // guarded by mu
 	lan  *edge.Server // guarded by mu; nil before Run
+	// resetting means that reset is closed; guarded by mu.
+	resetting bool
 }
 
 // Addresses are where the gateway listens.
@@ -92,6 +107,8 @@ func New(cfg Config) (g *Gateway, err error) {
 		cfg: cfg, log: cfg.Logger, started: time.Now(),
 		listeners: sse.NewLimiter(maxListeners),
 		ready:     make(chan struct{}), stopping: make(chan struct{}),
+		reset: make(chan struct{}), led: make(chan board.Pattern, 1),
+		page: page.Handler(),
 	}
 	var undo []func() error
 	g.close = sync.OnceValue(func() error {
@@ -117,21 +134,36 @@ func New(cfg Config) (g *Gateway, err error) {
 	}
 	undo = append(undo, func() error { unlock(); return nil })
 	made := false
-	if g.id, made, err = identity.Open(context.Background(), cfg.StateDir, nil); err != nil {
+	if g.id, made, err = identity.Open(context.Background(), cfg.StateDir, cfg.Hardware); err != nil {
 		return g, err
 	}
 	if made {
 		g.log.Info("this device has a new identity", "device", g.id.ID, "source", g.id.Source)
+	} else if !g.id.Verified && g.id.Source != board.Random {
+		g.log.Warn("the identity could not be compared with the hardware", "source", g.id.Source, "reason", g.id.Reason)
 	}
 	if err := g.openCertificate(); err != nil {
 		return g, err
 	}
-	if g.store, err = store.Open(store.Config{Dir: cfg.StateDir, Logger: g.log}); err != nil {
+	g.openFactory()
+	storeConfig := store.Config{Dir: cfg.StateDir, Logger: g.log}
+	gen, fresh, err := beginGeneration(storeConfig)
+	if err != nil {
+		return g, err
+	}
+	g.generation = gen.Number
+	if g.store, err = store.Open(storeConfig); err != nil {
 		return g, err
 	}
 	undo = append(undo, g.store.Close)
 	if err := g.openNotifier(); err != nil {
 		return g, err
+	}
+	if err := g.openPairing(fresh); err != nil {
+		return g, err
+	}
+	if fresh && g.generation > 0 {
+		g.pairing.Record(pairing.SecurityEvent{Event: eventReset, Detail: fmt.Sprintf("generation %d begins", g.generation)})
 	}
 	if err := g.openOrigin(); err != nil {
 		return g, err
@@ -208,7 +240,7 @@ func (g *Gateway) Name() string {
 
 // Run listens and works until ctx is done; then it ends event streams, lets requests in
 // flight finish for StopWait, says goodbye on the network, keeps what must be kept and
-// returns nil. It returns early only if the LAN cannot be served. What is optional (the
+// returns nil. It returns early only if the LAN cannot be served, or with ErrFactoryReset. What is optional (the
 // redirect, discovery, tether) may fail and is tried again. Run is called once.
 func (g *Gateway) Run(ctx context.Context) (err error) {
 	if !g.ran.CompareAndSwap(false, true) {
@@ -220,7 +252,7 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 		return err
 	}
 	lan, err := edge.New(edge.Config{
-		Handler: dispatch(http.HandlerFunc(g.own), g.proxy.For(admit.LAN)),
+		Handler: dispatch(http.HandlerFunc(g.own), g.service(admit.LAN)),
 		TLS:     &tls.Config{GetCertificate: g.cert.GetCertificate}, Logger: g.log,
 	})
 	if err != nil {
@@ -247,6 +279,14 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	defer endInner()
 
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-g.reset:
+			return ErrFactoryReset
+		}
+	})
 	group.Go(func() error { // before the servers wait for their requests
 		<-ctx.Done()
 		close(g.stopping)
@@ -272,6 +312,7 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	}
 	group.Go(func() error { return g.watcher.Run(ctx) })
 	g.discover(ctx, group)
+	g.controls(ctx, group)
 	if g.uplink != nil {
 		group.Go(func() error { g.locate(ctx); return nil })
 		group.Go(func() error { return g.uplink.Run(ctx) })

@@ -60,6 +60,9 @@ func start(t *testing.T, cfg Config) *running {
 	if cfg.StateDir == "" {
 		cfg.StateDir = filepath.Join(t.TempDir(), "state")
 	}
+	if cfg.Access == "" {
+		cfg.Access = AccessOrigin // most tests are about something else than who may come in
+	}
 	log := &lockedBuffer{}
 	cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	g, err := New(cfg)

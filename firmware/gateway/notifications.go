@@ -24,6 +24,7 @@ func (g *Gateway) openNotifier() (err error) {
 func (g *Gateway) keep(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { optional(ctx, g.log, &g.parts, "notify", g.notes.Run) })
 	wg.Go(func() { optional(ctx, g.log, &g.parts, "store", g.store.Run) })
+	wg.Go(func() { optional(ctx, g.log, &g.parts, "pairing", g.pairing.Run) })
 }
 
 // Notify puts a notification into the journal and returns its id once it is as durable as

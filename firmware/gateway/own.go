@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/tether"
 )
 
@@ -13,6 +15,9 @@ import (
 const (
 	StatusPath = tether.OwnPrefix + "v1/status"
 	EventsPath = tether.OwnPrefix + "v1/events"
+	ResetPath  = tether.OwnPrefix + "v1/reset"
+
+	certificatePath = tether.OwnPrefix + "v1/certificate" // package provision serves it
 )
 
 // isOwn reports whether a path is the gateway's.
@@ -32,24 +37,68 @@ func dispatch(own, origin http.Handler) http.Handler {
 	})
 }
 
-// own serves everything below /.cloudrest/.
+// own serves everything below /.cloudrest/. Requests of the control socket and of the
+// tether are marked (pairing.Local, pairing.Remote).
 func (g *Gateway) own(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
-	switch r.URL.Path {
-	case StatusPath:
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			h.Set("Allow", "GET, HEAD")
-			writeError(w, http.StatusMethodNotAllowed, "the status is read with GET")
+	path := r.URL.Path
+	switch {
+	case path == StatusPath:
+		if method(w, r, http.MethodGet, http.MethodHead) {
+			h.Set("Cache-Control", "no-store")
+			writeJSON(w, http.StatusOK, g.Status())
+		}
+	case path == EventsPath:
+		if g.cfg.Access != AccessPaired || pairing.IsRemote(r) { // over the tether the relay has decided
+			g.events(w, r)
 			return
 		}
-		h.Set("Cache-Control", "no-store")
-		writeJSON(w, http.StatusOK, g.Status())
-	case EventsPath:
-		g.events(w, r)
+		g.guarded.events.ServeHTTP(w, r)
+	case path == ResetPath:
+		g.guarded.reset.ServeHTTP(w, r)
+	case g.certs != nil && (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")):
+		g.certs.ServeHTTP(w, r)
+	case pairing.Serves(path):
+		g.guarded.people.ServeHTTP(w, r)
+	case strings.HasPrefix(path, tether.OwnPrefix+"v1/"):
+		writeError(w, http.StatusNotFound, fmt.Sprintf("the gateway has nothing at %.100q", path))
 	default:
-		writeError(w, http.StatusNotFound, fmt.Sprintf("the gateway has no page %.100q; there are %s and %s", r.URL.Path, StatusPath, EventsPath))
+		g.page.ServeHTTP(w, r)
 	}
+}
+
+// serveReset answers POST /.cloudrest/v1/reset behind the guard: an owner, or who is at the
+// machine itself, makes the device forget its owner.
+func (g *Gateway) serveReset(w http.ResponseWriter, r *http.Request) {
+	if !method(w, r, http.MethodPost) {
+		return
+	}
+	why := "the machine itself"
+	if !pairing.IsLocal(r) {
+		c, ok := pairing.ClientOf(r.Context())
+		if !ok || c.Role != pairing.Owner {
+			writeError(w, http.StatusForbidden, "only an owner resets the device")
+			return
+		}
+		why = fmt.Sprintf("%q (%s)", c.Name, c.ID)
+	}
+	if err := g.FactoryReset(why); err != nil {
+		g.log.Error("factory reset", "err", err)
+		writeError(w, http.StatusInsufficientStorage, "the reset could not be stored: nothing has changed")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// method reports whether r has one of the methods; if not, it is answered 405.
+func method(w http.ResponseWriter, r *http.Request, allowed ...string) bool {
+	if slices.Contains(allowed, r.Method) {
+		return true
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	writeError(w, http.StatusMethodNotAllowed, "want "+strings.Join(allowed, " or "))
+	return false
 }
 
 // errorBody is how every error of our own looks.

@@ -16,7 +16,7 @@ type Status struct {
 	Version     string          `json:"version"` // of the gateway
 	Now         time.Time       `json:"now"`
 	Uptime      int64           `json:"uptime"` // seconds
-	Access      string          `json:"access"` // "origin" or "open"
+	Access      string          `json:"access"` // "paired", "origin" or "open"
 	URL         string          `json:"url"`
 	Certificate string          `json:"certificate_sha256"`
 
@@ -26,6 +26,24 @@ type Status struct {
 	Discovery     DiscoveryStatus    `json:"discovery"`
 	Tether        TetherStatus       `json:"tether"`
 	Notifications NotificationStatus `json:"notifications"`
+	Pairing       PairingStatus      `json:"pairing"`
+	Identity      IdentityStatus     `json:"identity"`
+}
+
+// PairingStatus tells what anybody on the LAN may know of who controls the device.
+type PairingStatus struct {
+	Paired     bool       `json:"paired"`          // somebody is
+	Open       bool       `json:"open"`            // the pairing window
+	Until      *time.Time `json:"until,omitempty"` // its end
+	Generation uint32     `json:"generation"`      // of owners: factory resets so far
+}
+
+// IdentityStatus tells how firmly the device ID is tied to the board.
+type IdentityStatus struct {
+	Source   string     `json:"source"`   // of the UID
+	Strength string     `json:"strength"` // "hardware", "board" or "software"
+	Verified bool       `json:"verified"` // the board gave the same UID at this start
+	Factory  *time.Time `json:"factory_certificate_until,omitempty"`
 }
 
 // DeviceStatus is what the maker's service says of itself (GET /device).
@@ -109,6 +127,13 @@ func (g *Gateway) Status() Status {
 	}
 	if !g.Addresses().HTTPS.IsValid() {
 		st.URL = ""
+	}
+
+	win := g.pairing.Window()
+	st.Pairing = PairingStatus{Paired: g.pairing.Stats().Clients > 0, Open: win.Open, Until: known(win.Until), Generation: g.generation}
+	st.Identity = IdentityStatus{Source: g.id.Source, Strength: g.id.Strength.String(), Verified: g.id.Verified}
+	if g.certs != nil {
+		st.Identity.Factory = known(g.certs.Leaf().NotAfter)
 	}
 
 	st.Discovery.UDP = g.udpState()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/firmware/internal/admit"
 	"github.com/cloudrest/cloudrest/firmware/internal/notify"
+	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/firmware/internal/uplink"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/frame"
@@ -26,7 +27,8 @@ func (g *Gateway) openUplink() error {
 	if err != nil {
 		return err
 	}
-	handler := dispatch(http.HandlerFunc(g.own), g.proxy.For(admit.Tether))
+	own := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.own(w, pairing.Remote(r)) })
+	handler := dispatch(own, g.service(admit.Tether))
 	lost := func() uint64 {
 		st := g.notes.Stats()
 		return st.DroppedUnacked + st.Shed
@@ -39,6 +41,8 @@ func (g *Gateway) openUplink() error {
 			Epoch:        g.notes.Epoch(),
 			FirstUnacked: func() tether.EventID { return h.First },
 			Dropped:      func() uint64 { return lost() - told },
+			Certificate:  g.chain,
+			Generation:   func() uint32 { return g.generation },
 			Handler:      handler, Logger: g.log,
 			OnAck: h.OnAck, OnGoAway: h.OnGoAway,
 		}

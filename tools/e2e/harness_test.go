@@ -332,7 +332,7 @@ func (s *stack) startRelay() {
 func (s *stack) startGateway(more ...string) {
 	s.t.Helper()
 	s.gateway = start(s.t, "cloudrestd", append([]string{filepath.Join(bin, "cloudrestd"), "--origin", fmt.Sprintf("http://127.0.0.1:%d", s.originPort),
-		"--https", fmt.Sprintf("127.0.0.1:%d", s.lanPort), "--http", "off", "--state-dir", filepath.Join(s.dir, "gateway"),
+		"--access", "origin", "--uid-source", "random", "--https", fmt.Sprintf("127.0.0.1:%d", s.lanPort), "--http", "off", "--state-dir", filepath.Join(s.dir, "gateway"),
 		"--relay", fmt.Sprintf("wss://localhost:%d", s.relayPort), "--relay-ca", s.caFile, "--udp-discovery", "off", "--mdns", "off",
 		"--fifo", s.fifo, "--notify-socket", s.fifo + ".sock", "--log-level", "debug"}, more...)...)
 }

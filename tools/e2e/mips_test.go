@@ -52,7 +52,7 @@ func TestMIPS(t *testing.T) {
 			run := func() {
 				// 24Kc: the core of the AR93xx and MT76xx routers that the firmware is for.
 				s.gateway = start(t, "cloudrestd "+arch.goarch, qemu, "-cpu", "24Kc", filepath.Join(dir, "cloudrestd"),
-					"--origin", fmt.Sprintf("http://127.0.0.1:%d", s.originPort), "--https", fmt.Sprintf("127.0.0.1:%d", s.lanPort), "--http", "off",
+					"--origin", fmt.Sprintf("http://127.0.0.1:%d", s.originPort), "--access", "origin", "--uid-source", "random", "--https", fmt.Sprintf("127.0.0.1:%d", s.lanPort), "--http", "off",
 					"--state-dir", filepath.Join(dir, "state"), "--fifo", s.fifo, "--notify-socket", s.fifo+".sock", "--mdns", "off", "--name", "MIPS board",
 					"--udp-port", fmt.Sprint(udpPort), "--udp-answer-port", fmt.Sprint(answers.LocalAddr().(*net.UDPAddr).Port))
 				eventually(t, "HTTPS on the emulated board", func() error { return s.alive(s.lan("/zones"), s.gateway) })

@@ -151,7 +151,7 @@ func TestUplinkCut(t *testing.T) {
 	daemon(cloud, "cloudrelay", "--listen", "10.77.0.1:8443", "--tls-cert", cert, "--tls-key", key, "--domain", "relay.test",
 		"--state-dir", s.relayState(), "--metrics", "off")
 	daemon(home, "irrigation", "--listen", "127.0.0.1:8080")
-	daemon(home, "cloudrestd", "--origin", "http://127.0.0.1:8080", "--https", "192.168.77.1:443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
+	daemon(home, "cloudrestd", "--origin", "http://127.0.0.1:8080", "--access", "origin", "--uid-source", "random", "--https", "192.168.77.1:443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
 		"--relay", "wss://relay.test:8443", "--relay-ca", ca, "--fifo", s.fifo, "--notify-socket", s.fifo+".sock")
 	actor := func(space *netns.Space) *netns.Actor {
 		a, err := space.Actor("client", ca)

@@ -27,6 +27,7 @@ func run(args, environ []string, out, errOut io.Writer) int {
 // options is what the settings of run fill in.
 type options struct {
 	cfg   gateway.Config
+	board boardOptions
 	queue int
 	log   settings.Log
 }
@@ -53,6 +54,10 @@ func program(errOut io.Writer) *settings.App {
 	}
 	app.Commands = []*settings.Command{
 		runCommand,
+		pairCommand(os.Stdin),
+		identityCommand(errOut),
+		resetCommand(),
+		provisionCommand(errOut),
 		settings.ExampleCommand(app, runCommand),
 		settings.VersionCommand("cloudrestd"),
 	}
@@ -73,8 +78,8 @@ func (o *options) declare(s *settings.Set) {
 	s.Group("The LAN")
 	s.Address(&c.HTTPS, "https", "where to listen for HTTPS", settings.Example(":8443"))
 	s.Address(&c.HTTP, "http", "where to listen for HTTP, which is only redirected to HTTPS", settings.OrOff())
-	s.Enum(&c.Access, "access", []string{gateway.AccessOrigin, gateway.AccessOpen},
-		"who decides what a client may do: the REST service itself (origin), or nobody, on purpose (open)")
+	s.Enum(&c.Access, "access", []string{gateway.AccessPaired, gateway.AccessOrigin, gateway.AccessOpen},
+		"who may use the service: clients that have paired (paired), whom the REST service itself lets in (origin), or everybody, on purpose and for the bench only (open)")
 
 	s.Group("Discovery")
 	s.String(&c.Name, "name", "what people call the device; without it, the name that the REST service gives at GET /device", settings.Example("Garden"))
@@ -92,6 +97,8 @@ func (o *options) declare(s *settings.Set) {
 	s.Group("Notifications")
 	s.Path(&c.FIFO, "fifo", "the named pipe that programs write lines to; each line becomes a notification", settings.OrOff())
 	s.Path(&c.NotifySocket, "notify-socket", "a UNIX stream socket for the same", settings.OrOff(), settings.Example("/run/cloudrest/notify.sock"))
+
+	o.board.declare(s)
 
 	s.Group("The program")
 	s.Path(&c.StateDir, "state-dir", "the directory for identity, certificate and journal")
@@ -116,18 +123,31 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	}
 	setMemory(cfg.Logger, os.Getenv)
 
+	if cfg.Access == gateway.AccessOpen {
+		cfg.Logger.Warn("EVERYBODY on the LAN controls this device: --access open is for the bench only")
+	}
+	release, err := o.board.open(&cfg)
+	if err != nil {
+		return &settings.ExitError{Code: settings.ExitUsage, Err: set.WithSources(err, about)}
+	}
+	defer release()
+
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	g, err := gateway.New(cfg)
-	if err != nil {
-		return err
-	}
 	quiet := context.AfterFunc(ctx, func() {
 		stop() // from here on a signal has its usual effect: it kills
 		cfg.Logger.Info("stopping", "reason", context.Cause(ctx))
 	})
 	defer quiet()
-	return g.Run(ctx)
+	for {
+		g, err := gateway.New(cfg)
+		if err != nil {
+			return err
+		}
+		if err = g.Run(ctx); !errors.Is(err, gateway.ErrFactoryReset) {
+			return err
+		}
+	}
 }
 
 // about tells which setting a mistake of the gateway's configuration is about.

@@ -197,7 +197,7 @@ func TestBinary(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "run", "notify")
 	conf := filepath.Join(dir, "cloudrestd.conf")
-	text := fmt.Sprintf("# a device\norigin = %s\nhttps = 127.0.0.1:0\nhttp = off\nstate-dir = %s\nfifo = %s\nmdns = off\nudp-discovery = off\n",
+	text := fmt.Sprintf("# a device\naccess = origin\nuid-source = random\norigin = %s\nhttps = 127.0.0.1:0\nhttp = off\nstate-dir = %s\nfifo = %s\nmdns = off\nudp-discovery = off\n",
 		service.URL, filepath.Join(dir, "state"), fifo)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -275,7 +275,7 @@ func TestSecondSignalKills(t *testing.T) {
 	}))
 	defer service.Close()
 	defer close(hang)
-	d := runDaemon(t, "", "--origin", service.URL, "--https", "127.0.0.1:0", "--http", "off", "--fifo", "off", "--mdns=off", "--udp-discovery", "off",
+	d := runDaemon(t, "", "--access", "origin", "--uid-source", "random", "--origin", service.URL, "--https", "127.0.0.1:0", "--http", "off", "--fifo", "off", "--mdns=off", "--udp-discovery", "off",
 		"--state-dir", filepath.Join(t.TempDir(), "state"), "--stop-wait", "5m")
 	go d.client(t).Get(d.url + "hang")
 	<-entered
@@ -302,7 +302,7 @@ func TestSecondSignalKills(t *testing.T) {
 func TestMistakesAreToldAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "c.conf")
-	if err := os.WriteFile(conf, []byte("orign = http://x\naccess = paired\n"), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte("orign = http://x\naccess = everybody\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var out, errOut bytes.Buffer

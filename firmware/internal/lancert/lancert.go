@@ -304,6 +304,20 @@ func draw() (*ecdsa.PrivateKey, *big.Int, error) {
 	return key, serial.Add(serial, big.NewInt(1)), nil // RFC 5280 §4.1.2.2: positive
 }
 
+// ReadPin returns the pin of the authority in a state directory without opening it. There
+// may be none yet: fs.ErrNotExist.
+func ReadPin(dir string) (string, error) {
+	content, err := statefile.Read(filepath.Join(dir, File))
+	if err != nil {
+		return "", fmt.Errorf("read the LAN authority: %w", err)
+	}
+	ca, _, err := parse(content)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", File, err)
+	}
+	return trust.Pin(ca), nil
+}
+
 func parse(content []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	pair, err := tls.X509KeyPair(content, content) // checks that they belong together
 	if err != nil {

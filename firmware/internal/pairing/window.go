@@ -17,7 +17,7 @@ const (
 // What people are told.
 const (
 	howToOpen = "press the button of the device, run \"cloudrestd pair --open\" on it, open a window from a device that is paired, or use an invitation or the code on the label"
-	howToUndo = "if that was not you, remove it from the list of clients (DELETE /.cloudrest/v1/clients/%s as owner, or \"cloudrestd pair --remove %s\" on the device)"
+	howToUndo = "if that was not you, remove it from the list of clients (DELETE /.cloudrest/v1/clients/%s as owner, or \"cloudrestd pair --revoke %s\" on the device)"
 )
 
 // Errors of Open.

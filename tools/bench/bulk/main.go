@@ -221,7 +221,7 @@ func run(blocks, gets int, noBBR, asJSON bool) error {
 			token = word
 		}
 	}
-	gateway := []string{filepath.Join(dir, "cloudrestd"), "--origin", "http://127.0.0.1:8080", "--https", "10.77.0.2:8443", "--http", "off",
+	gateway := []string{filepath.Join(dir, "cloudrestd"), "--origin", "http://127.0.0.1:8080", "--access", "origin", "--uid-source", "random", "--https", "10.77.0.2:8443", "--http", "off",
 		"--state-dir", filepath.Join(dir, "gateway"), "--fifo", filepath.Join(dir, "gateway", "notify"), "--notify-socket", filepath.Join(dir, "gateway", "socket"),
 		"--udp-discovery", "off", "--mdns", "off", "--relay", "wss://relay.test:443", "--relay-ca", filepath.Join(dir, "ca.pem")}
 	if noBBR { // an ordinary user may not choose a congestion control that is not on the kernel's list

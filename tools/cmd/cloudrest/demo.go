@@ -355,7 +355,7 @@ func (d *demo) startGateway(ctx context.Context) (string, error) {
 	}
 	d.https = address
 	_, port, _ := net.SplitHostPort(address)
-	p, err := d.start("cloudrestd", "run", "--origin", d.origin, "--https", net.JoinHostPort(host, port), "--http", "off", "--state-dir", d.path("gateway"),
+	p, err := d.start("cloudrestd", "run", "--access", "origin", "--uid-source", "random", "--origin", d.origin, "--https", net.JoinHostPort(host, port), "--http", "off", "--state-dir", d.path("gateway"),
 		"--relay", "wss://"+d.relay, "--relay-ca", d.path("ca.pem"), "--mdns", discovery, "--udp-discovery", discovery,
 		"--fifo", d.fifo, "--notify-socket", d.fifo+".sock")
 	if err != nil {

@@ -173,7 +173,7 @@ func labDeviceSide(ctx context.Context, bin, dir string) (found device, err erro
 	if _, err := d.start("irrigation", "--listen", "127.0.0.1:8080"); err != nil {
 		return device{}, err
 	}
-	gateway, err := d.start("cloudrestd", "run", "--origin", "http://127.0.0.1:8080", "--https", ":443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
+	gateway, err := d.start("cloudrestd", "run", "--origin", "http://127.0.0.1:8080", "--access", "origin", "--uid-source", "random", "--https", ":443", "--http", "off", "--state-dir", filepath.Join(dir, "gateway"),
 		"--fifo", "off", "--mdns", "on", "--udp-discovery", "on")
 	if err != nil {
 		return device{}, err

@@ -88,8 +88,8 @@ type Gateway struct {
 	Roots *x509.CertPool // with its LAN certificate
 }
 
-// certFile is where a gateway keeps its certificate, below its state directory.
-const certFile = "lan-cert.pem"
+// certFile is where a gateway keeps its LAN authority, below its state directory.
+const certFile = "lan-ca.pem"
 
 // Gateway starts the real cloudrestd in front of origin; relay may be nil. As many
 // requests may be in the origin as there are connections: queues are not measured here.
@@ -100,7 +100,7 @@ func (r *Rig) Gateway(ctx context.Context, origin *Server, relay *Relay, conns i
 	}
 	state := filepath.Join(r.Dir, "cloudrestd")
 	args := []string{"--origin", "http://" + origin.Addr, "--https", "127.0.0.1:0", "--http", "off", "--state-dir", state,
-		"--fifo", "off", "--notify-socket", "off", "--mdns", "off", "--udp-discovery", "off", "--origin-concurrency", strconv.Itoa(conns), "--log-format", "json"}
+		"--fifo", "off", "--notify-socket", "off", "--mdns", "off", "--udp-discovery", "off", "--access", "origin", "--uid-source", "random", "--origin-concurrency", strconv.Itoa(conns), "--log-format", "json"}
 	if relay != nil {
 		args = append(args, "--relay", relay.URL, "--relay-ca", r.Cert)
 	}
@@ -142,7 +142,7 @@ func ServeEmbedded(ctx context.Context, args []string) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	cfg := gateway.Config{StateDir: args[0], HTTPS: "127.0.0.1:0", OriginConcurrency: conns, OriginHandler: Answer(size)}
+	cfg := gateway.Config{StateDir: args[0], HTTPS: "127.0.0.1:0", Access: gateway.AccessOrigin, OriginConcurrency: conns, OriginHandler: Answer(size)}
 	if len(args) > 4 {
 		u, err := url.Parse(args[3])
 		if err != nil {
