@@ -132,7 +132,6 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	result, err := r.run(limited)
 	if r.station != nil {
 		r.tell(ctx, err)
-		r.station.close()
 	}
 	switch {
 	case err == nil:

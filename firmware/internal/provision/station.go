@@ -14,17 +14,21 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/fetch"
 	"github.com/cloudrest/cloudrest/tether/provisioning"
 )
-
-const maxHead = 16 << 10 // bytes of an answer's head
 
 // errStranger means that a TLS server is there, but not one of the factory's authority.
 var errStranger = errors.New("this is not a station of our factory")
 
-// station is the device's client of the station.
+// errSilent means that the station took a connection and does not answer.
+var errSilent = errors.New("no answer in time")
+
+// station is the device's client of the station. It takes a new connection for every
+// request: there are three, and what is there already costs a router no space.
 type station struct {
-	client     http.Client
+	addr       string
+	tls        *tls.Config
 	base       string
 	token      string
 	retryAfter time.Duration // of the last answer
@@ -34,27 +38,28 @@ func newStation(u *url.URL, roots *x509.CertPool, earliest time.Time, token stri
 	if u == nil || u.Scheme != "https" || u.Hostname() == "" {
 		return nil, errors.New("the station's URL is not https://host[:port]")
 	}
-	name := u.Hostname()
-	s := &station{base: "https://" + u.Host, token: token}
-	// No proxy and no redirect: the station is on the factory's own network.
-	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	s.client.Transport = &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: connectTimeout}).DialContext,
-		TLSHandshakeTimeout: connectTimeout, ResponseHeaderTimeout: answerTimeout,
-		MaxConnsPerHost: 1, IdleConnTimeout: answerTimeout, DisableCompression: true, MaxResponseHeaderBytes: maxHead,
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12,
-			// VerifyConnection does all that would be done without this, at a time that it chooses.
-			InsecureSkipVerify: true,
-			VerifyConnection: func(cs tls.ConnectionState) error {
-				if err := verifyStation(cs.PeerCertificates, name, roots, earliest); err != nil {
-					return fmt.Errorf("%w: %w", errStranger, err)
-				}
-				return nil
-			},
-		},
+	name, port := u.Hostname(), u.Port()
+	if port == "" {
+		port = "443"
 	}
-	return s, nil
+	return &station{addr: net.JoinHostPort(name, port), base: "https://" + u.Host, token: token, tls: &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		ServerName: name,
+		// VerifyConnection does all that would be done without this, at a time that it chooses.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if err := verifyStation(cs.PeerCertificates, name, roots, earliest); err != nil {
+				return fmt.Errorf("%w: %w", errStranger, err)
+			}
+			return nil
+		},
+	}}, nil
+}
+
+func (s *station) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return (&tls.Dialer{Config: s.tls}).DialContext(ctx, "tcp", s.addr)
 }
 
 // verifyStation checks the station's certificate for name. A device's clock may be wrong:
@@ -77,7 +82,7 @@ func verifyStation(chain []*x509.Certificate, name string, roots *x509.CertPool,
 // ask does one request.
 func (s *station) ask(ctx context.Context, method, path string, body []byte) (status int, answer []byte, err error) {
 	s.retryAfter = 0
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout+2*answerTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout+answerTimeout, errSilent)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
 	if err != nil {
@@ -89,10 +94,7 @@ func (s *station) ask(ctx context.Context, method, path string, body []byte) (st
 	if s.token != "" && path != provisioning.InfoPath && path != provisioning.ConfirmPath {
 		r.Header.Set("Authorization", "Bearer "+s.token)
 	}
-	resp, err := s.client.Do(r)
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err // the rest is told by who asks
-	}
+	resp, err := fetch.Do(r, s.dial)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -105,8 +107,6 @@ func (s *station) ask(ctx context.Context, method, path string, body []byte) (st
 	}
 	return resp.StatusCode, answer, nil
 }
-
-func (s *station) close() { s.client.CloseIdleConnections() }
 
 // readAll reads at most max bytes; a longer body is an error.
 func readAll(r io.Reader, max int) ([]byte, error) {
