@@ -33,6 +33,7 @@ type release struct {
 	time time.Time // of the commit; everything packed bears it
 
 	commit string
+	best   bool // take the time for the smallest .ipk
 }
 
 func run(args []string, out io.Writer) error {
@@ -43,6 +44,7 @@ func run(args []string, out io.Writer) error {
 	text := flags.String("version", "unversioned", "`version`, as git describe gives it")
 	flags.StringVar(&r.commit, "commit", "", "the `commit`, in full")
 	seconds := flags.Int64("time", 0, "time of the commit, in `seconds` since 1970")
+	flags.BoolVar(&r.best, "best", false, "compress .ipk files with zopfli, a Debian package")
 	key := flags.String("key", "", "`file` with an Ed25519 key (PKCS #8 PEM) that signs the manifest")
 	verify := flags.String("verify", "", "only verify dist with this public key `file` (PEM)")
 	last := flags.Int64("last", 0, "with -verify: the `sequence` installed now; anything older is refused")

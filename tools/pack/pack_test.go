@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -150,6 +151,29 @@ func TestIPK(t *testing.T) {
 		t.Errorf("conffiles = %q, want %q", got, want)
 	}
 	checkScripts(t, p.control["postinst"], p.control["prerm"])
+}
+
+// TestSqueezed checks that what zopfli packed is smaller and holds the same.
+func TestSqueezed(t *testing.T) {
+	if _, err := exec.LookPath("zopfli"); err != nil {
+		t.Skip("zopfli is not installed (make deps)")
+	}
+	const name = "cloudrest_mipsel_24kc.ipk"
+	plain, small := read(t, makeAll(t), name), read(t, makeAll(t, "-best"), name)
+	if len(small) >= len(plain) {
+		t.Errorf("%d bytes, want fewer than %d", len(small), len(plain))
+	}
+	want, err := readIPK(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readIPK(small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error("the two packages hold different things")
+	}
 }
 
 func TestAPK(t *testing.T) {

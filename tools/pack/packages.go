@@ -79,7 +79,10 @@ func (r *release) ipk(name, arch, program, out string) (err error) {
 	if info.Contents, err = r.openwrtFiles(program); err != nil {
 		return err
 	}
-	return write(ipk.Default, info, out)
+	if err := write(ipk.Default, info, out); err != nil || !r.best {
+		return err
+	}
+	return squeeze(out)
 }
 
 // apk also writes the lists that OpenWrt keeps in the package, where opkg kept its own.
