@@ -8,6 +8,7 @@
 #   ./build.sh --list              print the names and stop
 #   ./build.sh --profile tiny      for the smallest flash: slower TLS, no HTTP/2 on the LAN
 #   ./build.sh --tags A,B          Go build tags (openwrt/README.md lists ours with their sizes)
+#   ./build.sh --best              for a release: .ipk files 6 % smaller, 20 s longer each (zopfli)
 #   ./build.sh --key FILE          sign dist/manifest.json: openssl genpkey -algorithm ed25519
 #
 # The same commit and the same Go give the same bytes. VERSION=v1.2.3 names the version
@@ -57,13 +58,14 @@ gate_ipk=3300000
 tiny_bytes=8600000
 tiny_xz=1800000
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0"; }
 
 only=
 mode=dist
 profile=full
 tags=
 key=
+best=
 need() { # arguments left, flag, what it takes
 	[ "$1" -gt 1 ] || {
 		echo "build: $2 needs $3" >&2
@@ -88,6 +90,7 @@ while [ $# -gt 0 ]; do
 		tags=$2
 		shift
 		;;
+	--best) best=-best ;;
 	--key)
 		need $# "$1" 'a file with an Ed25519 key'
 		key=$(realpath -- "$2")
@@ -166,6 +169,8 @@ compile() { # output, package
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" "$@" -o "$output" "$package"
 }
 
+failed=no # at the end; until then everything is made
+
 # gate refuses a gateway that does not fit beside OpenWrt.
 gate() { # bytes
 	command -v xz >/dev/null || {
@@ -180,7 +185,7 @@ gate() { # bytes
 	echo "build: $gate_name: $1 bytes of at most $gate_bytes, with xz -9e $packed of at most $gate_xz"
 	if [ "$1" -gt $gate_bytes ] || [ $packed -gt $gate_xz ]; then
 		echo "build: too large; find what grew:  go tool nm -size -sort size  on a build without -s -w" >&2
-		exit 1
+		failed=yes
 	fi
 }
 
@@ -237,15 +242,16 @@ done <dist/.names
 rm dist/.names
 
 # In one call, so that it is compiled once. What dist/ held before is described too.
-set -- -version "$VERSION" -commit "$commit" -time "${seconds:-0}" ${key:+-key "$key"}
+set -- -version "$VERSION" -commit "$commit" -time "${seconds:-0}" ${key:+-key "$key"} $best
 for p in $(printf '%s\n' "$packing" | sed '/^$/d; s/ /:/'); do set -- "$@" "$p"; done
 (cd tools/pack && go run . "$@")
 if [ -e dist/$gate_ipk_name ]; then
 	size=$(($(wc -c <dist/$gate_ipk_name)))
-	echo "build: $gate_ipk_name: $size bytes of at most $gate_ipk"
-	if [ $size -gt $gate_ipk ]; then
+	echo "build: $gate_ipk_name: $size bytes, at most $gate_ipk with --best"
+	if [ -n "$best" ] && [ $size -gt $gate_ipk ]; then
 		echo "build: too large for a router's flash" >&2
-		exit 1
+		failed=yes
 	fi
 fi
 echo "build: $VERSION is in dist/, checksums in dist/SHA256SUMS"
+[ $failed = no ]
