@@ -15,6 +15,9 @@ const HeuristicMax = time.Minute
 // in 1970. A Date before it is not compared with our time.
 var clockFloor = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// ClockRight reports whether a clock that shows t may be right.
+func ClockRight(t time.Time) bool { return t.After(clockFloor) }
+
 // Answer is a final answer as the rules see it. Status and Header are read, not changed.
 type Answer struct {
 	Status  int
@@ -111,7 +114,7 @@ func understood(status int) bool {
 // now is the wall clock at that moment, delay the time since the request was sent.
 func (a *Answer) Age(now time.Time, delay time.Duration) time.Duration {
 	var apparent time.Duration
-	if date := a.date(now); date.After(clockFloor) {
+	if date := a.date(now); ClockRight(date) {
 		apparent = max(0, now.Sub(date))
 	}
 	return min(max(apparent, ParseAge(a.Header["Age"])+max(0, delay)), MaxDelta*time.Second)

@@ -43,6 +43,11 @@ type Config struct {
 	// device's answers are meant. It may wait, in bounded time, and may be nil.
 	Changed func(ctx context.Context, uris []string, everything bool)
 
+	// Bucket keeps answers for everybody that stay fresh for KeepFrom over a restart, while Run
+	// runs; nil: nothing does. Such an answer is used again only if the clock is right and no
+	// write has come in between.
+	Bucket Bucket
+
 	Logger *slog.Logger
 }
 
@@ -71,7 +76,10 @@ func (c *Config) rules() (list []httpcache.Rule, err error) {
 }
 
 // Cache is made by New. It is safe for concurrent use.
-type Cache struct{ shared *shared.Cache }
+type Cache struct {
+	shared *shared.Cache
+	tier   *tier // nil: none
+}
 
 // space is where the gateway keeps its answers: it has only one device.
 const space = ""
@@ -97,11 +105,18 @@ func New(c Config) (*Cache, error) {
 	if changed := c.Changed; changed != nil {
 		conf.Changed = func(ctx context.Context, _ string, uris []string, everything bool) { changed(ctx, uris, everything) }
 	}
-	m, err := shared.New(conf)
-	if err != nil {
+	g := &Cache{}
+	if c.Bucket != nil {
+		g.tier = newTier(c.Bucket, c.Logger)
+		conf.Keeper, conf.KeepFrom = g.tier, KeepFrom
+	}
+	if g.shared, err = shared.New(conf); err != nil {
 		return nil, err
 	}
-	return &Cache{m}, nil
+	if g.tier != nil {
+		g.tier.load(g.shared)
+	}
+	return g, nil
 }
 
 // Handler puts the cache in front of next. Each way in has a handler of its own on the same
@@ -110,6 +125,14 @@ func New(c Config) (*Cache, error) {
 // says that they are for everybody.
 func (g *Cache) Handler(next http.Handler, principal func(*http.Request) string) http.Handler {
 	return g.shared.Handler(next, principal)
+}
+
+// Run keeps answers in the Bucket until ctx is done, and then once more.
+func (g *Cache) Run(ctx context.Context) error {
+	if g.tier != nil {
+		g.tier.run(ctx)
+	}
+	return nil
 }
 
 // Close ends validations in the background.

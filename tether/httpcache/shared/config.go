@@ -71,6 +71,10 @@ type Config struct {
 	// targets are not known. It may wait, in bounded time.
 	Changed func(ctx context.Context, space string, uris []string, everything bool)
 
+	// Keeper keeps answers over a restart that stay fresh for KeepFrom; nil: nobody does.
+	Keeper   Keeper
+	KeepFrom time.Duration
+
 	Background   int           // validations in the background at once
 	CollapseWait time.Duration // how long a request waits for another one's answer
 	Logger       *slog.Logger

@@ -283,6 +283,7 @@ func (c *Cache) head(x *recorder, e *entry) {
 	}
 	if x.stale != nil && e == nil && x.q.r.Method == http.MethodGet && x.status < 500 {
 		c.drop(x.stale) // something newer was seen
+		c.noted(x.stale, false)
 	}
 	if x.f == nil {
 		return
@@ -554,6 +555,7 @@ func (x *recorder) commit(e *entry) {
 		}
 		if c.add(e, x.q.r.Header) {
 			c.stats.Stores++
+			c.noted(e, true)
 			r = stored
 		}
 	}
@@ -609,6 +611,7 @@ func (x *recorder) confirm() error {
 		// It is about another state than the one we have.
 		c.mu.Lock()
 		c.drop(old)
+		c.noted(old, false)
 		c.arrive(x.f, failed)
 		f := c.depart(c.siteOf(q.t.Space), &q.t, q.host, false)
 		c.mu.Unlock()
@@ -641,6 +644,7 @@ func (x *recorder) confirm() error {
 	c.stats.Saved += uint64(len(old.body))
 	if !keep {
 		c.drop(old)
+		c.noted(old, false)
 		c.arrive(x.f, useless)
 	} else if e.flags&askFirst != 0 || e.lifetime <= c.now()-e.born {
 		c.tell(x.f, useless)
@@ -681,5 +685,6 @@ func (x *recorder) compare() {
 	defer c.mu.Unlock()
 	if !same {
 		c.drop(old)
+		c.noted(old, false)
 	}
 }

@@ -263,25 +263,27 @@ func (c *Cache) sweep(s *site, meant func(uri string) bool) (n int) {
 // for every principal; answers under way to the origin will not be stored. It returns the
 // number of answers removed.
 func (c *Cache) Invalidate(space string, uris ...string) (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, u := range uris {
 		path := httpcache.Path(u)
-		n += c.sweep(c.sites[space], func(uri string) bool {
+		n += c.invalidate(space, func(uri string) bool {
 			return strings.HasPrefix(uri, path) && (len(uri) == len(path) || uri[len(path)] == '?')
 		})
 	}
+	return n
+}
+
+func (c *Cache) invalidate(space string, meant func(uri string) bool) int {
+	c.mu.Lock()
+	n := c.sweep(c.sites[space], meant)
 	c.stats.Invalidated += uint64(n)
+	c.mu.Unlock()
+	c.forget(meant)
 	return n
 }
 
 // InvalidatePrefix is Invalidate for every target that begins so; "/" is all of a space.
-func (c *Cache) InvalidatePrefix(space, prefix string) (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n = c.sweep(c.sites[space], func(uri string) bool { return strings.HasPrefix(uri, prefix) })
-	c.stats.Invalidated += uint64(n)
-	return n
+func (c *Cache) InvalidatePrefix(space, prefix string) int {
+	return c.invalidate(space, func(uri string) bool { return strings.HasPrefix(uri, prefix) })
 }
 
 // Purge removes what is stored for one target, as an operator asks.
@@ -292,11 +294,13 @@ func (c *Cache) PurgeSpace(space string) int { return c.InvalidatePrefix(space, 
 
 // PurgeAll removes everything.
 func (c *Cache) PurgeAll() (n int) {
+	every := func(string) bool { return true }
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, s := range c.sites {
-		n += c.sweep(s, func(string) bool { return true })
+		n += c.sweep(s, every)
 	}
+	c.mu.Unlock()
+	c.forget(every)
 	return n
 }
 
