@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -92,7 +91,7 @@ func TestPairedAccess(t *testing.T) {
 	}
 
 	// The control socket has an owner's rights and needs no token.
-	local := Control(dir)
+	local := &http.Client{Transport: socket(dir)}
 	var list struct {
 		Clients []struct{ ID, Name, Role, Way string }
 	}
@@ -187,37 +186,50 @@ func TestResetSurvivesPowerCut(t *testing.T) {
 	}
 }
 
+// socket is the control socket as a transport.
+type socket string
+
+func (s socket) RoundTrip(r *http.Request) (*http.Response, error) { return Control(string(s), r) }
+
 // The socket works below a path that is longer than a UNIX socket's may be, and says so when
 // nobody listens.
 func TestControlSocket(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 25)+"state")
-	if _, err := Control(dir).Get("http://device/"); !errors.Is(err, ErrNotRunning) {
+	get := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, "GET", "http://device/.cloudrest/v1/clients", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := Control(dir, req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+		return nil
+	}
+	if err := get(); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("no gateway: %v, want ErrNotRunning", err)
 	}
 	r := start(t, Config{OriginHandler: garden(), Access: AccessPaired, StateDir: dir})
-	deadline := time.Now().Add(patience)
-	for {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		req, _ := http.NewRequestWithContext(ctx, "GET", "http://device/.cloudrest/v1/clients", bytes.NewReader(nil))
-		resp, err := Control(dir).Do(req)
-		cancel()
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		err := get()
 		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode != 200 {
-				t.Errorf("status %d", resp.StatusCode)
-			}
 			break
 		}
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	r.stop()
 	if err := r.wait(t); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Control(dir).Get("http://device/"); !errors.Is(err, ErrNotRunning) {
+	if err := get(); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("after the end: %v, want ErrNotRunning", err)
 	}
 }

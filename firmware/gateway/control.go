@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/fetch"
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/firmware/internal/proxy/edge"
 )
@@ -67,25 +68,23 @@ func (g *Gateway) control(ctx context.Context) error {
 	return g.serve(ctx, s, l)
 }
 
-// Control is a client for the gateway's own API (/.cloudrest/v1/...) of the gateway that
-// runs with this state directory, with the rights of an owner. Requests go to http://device.
-// They fail with ErrNotRunning if none runs.
-func Control(stateDir string) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			path, release, err := controlPath(stateDir)
-			if err == nil {
-				defer release()
-				var c net.Conn
-				if c, err = (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
-					return c, nil
-				}
+// Control sends a request for the gateway's own API (/.cloudrest/v1/...), such as one to
+// http://device/.cloudrest/v1/clients, to the gateway that runs with this state directory.
+// It has the rights of an owner. It fails with ErrNotRunning if none runs. The caller
+// closes the answer's body.
+func Control(stateDir string, r *http.Request) (*http.Response, error) {
+	return fetch.Do(r, func(ctx context.Context) (net.Conn, error) {
+		path, release, err := controlPath(stateDir)
+		if err == nil {
+			defer release()
+			var c net.Conn
+			if c, err = (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
+				return c, nil
 			}
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-				err = ErrNotRunning
-			}
-			return nil, fmt.Errorf("%s: %w", filepath.Join(stateDir, controlFile), err)
-		},
-	}}
+		}
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			err = ErrNotRunning
+		}
+		return nil, fmt.Errorf("%s: %w", filepath.Join(stateDir, controlFile), err)
+	})
 }

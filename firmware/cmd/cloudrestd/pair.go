@@ -61,7 +61,7 @@ func pairCommand(in io.Reader) *settings.Command {
 }
 
 func (o *pairOptions) run(ctx context.Context, in io.Reader, out io.Writer) error {
-	c := &control{client: gateway.Control(o.stateDir)}
+	c := control(o.stateDir)
 	n := 0
 	for _, b := range []bool{o.open, o.invite, o.list, o.revoke != "", o.approve != "", o.refuse != ""} {
 		if b {
@@ -106,7 +106,7 @@ type asker struct {
 const pollEvery = 500 * time.Millisecond
 
 // window opens the window and asks about each phone until one is in or the time is over.
-func (o *pairOptions) window(ctx context.Context, c *control, in io.Reader, out io.Writer) error {
+func (o *pairOptions) window(ctx context.Context, c control, in io.Reader, out io.Writer) error {
 	if err := c.call(ctx, http.MethodPost, "pair/window", roleBody(o.role), nil); err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (o *pairOptions) window(ctx context.Context, c *control, in io.Reader, out 
 	}
 }
 
-func (o *pairOptions) invitation(ctx context.Context, c *control, out io.Writer) error {
+func (o *pairOptions) invitation(ctx context.Context, c control, out io.Writer) error {
 	role := o.role
 	if role == "" {
 		role = "member"
@@ -227,7 +227,7 @@ func (l clientList) newest(before clientList) (paired, bool) {
 	return paired{}, false
 }
 
-func (o *pairOptions) clients(ctx context.Context, c *control, out io.Writer) error {
+func (o *pairOptions) clients(ctx context.Context, c control, out io.Writer) error {
 	var list clientList
 	if err := c.call(ctx, http.MethodGet, "clients", nil, &list); err != nil {
 		return err
@@ -252,7 +252,7 @@ func (o *pairOptions) clients(ctx context.Context, c *control, out io.Writer) er
 }
 
 // control talks to the gateway that runs.
-type control struct{ client *http.Client }
+type control string // its state directory
 
 const (
 	controlTimeout = 30 * time.Second
@@ -260,7 +260,7 @@ const (
 )
 
 // call sends in as JSON, if it is not nil, and reads the answer into v, if v is not nil.
-func (c *control) call(ctx context.Context, method, path string, in, v any) error {
+func (c control) call(ctx context.Context, method, path string, in, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
 	var body io.Reader
@@ -275,7 +275,7 @@ func (c *control) call(ctx context.Context, method, path string, in, v any) erro
 	if err != nil {
 		return err
 	}
-	res, err := c.client.Do(req)
+	res, err := gateway.Control(string(c), req)
 	if err != nil {
 		return fmt.Errorf("ask the gateway: %w", err)
 	}

@@ -28,7 +28,7 @@ func resetCommand() *settings.Command {
 			if !yes {
 				return usage("this removes all pairings and notifications for good: say --yes")
 			}
-			c := &control{client: gateway.Control(dir)}
+			c := control(dir)
 			err := c.call(ctx, http.MethodPost, "reset", nil, nil)
 			if errors.Is(err, gateway.ErrNotRunning) {
 				err = gateway.FactoryReset(dir)
