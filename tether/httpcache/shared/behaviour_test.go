@@ -362,9 +362,15 @@ func TestPostThatSaysWhatGetWould(t *testing.T) {
 		g.answers("Cache-Control: max-age=60", "Content-Location: /z")
 		g.do("POST /y")
 		g.want("another Content-Location", g.do("GET /y"), 200, "", 3)
-		g.c.conf.Rules = []httpcache.Rule{{Pattern: "/z", Never: true}}
-		g.do("POST /z")
-		g.want("a rule against it", g.do("GET /z"), 200, "", 5)
+		for n, rule := range []httpcache.Rule{{Pattern: "/z", Stale: time.Minute}, {Pattern: "/z", Private: true}, {Pattern: "/z", Never: true}} {
+			g.c.PurgeAll()
+			g.c.conf.Rules = []httpcache.Rule{rule}
+			g.answers("Cache-Control: max-age=60", "Content-Location: /z")
+			g.do("POST /z")
+			if got, want := g.c.Stats().Entries, 1-min(n, 1); got != want {
+				t.Errorf("rule %+v: %d entries after the POST, want %d", rule, got, want)
+			}
+		}
 	})
 }
 

@@ -61,7 +61,7 @@ func (q *query) wrote(x *recorder, status int, h http.Header) {
 	}
 	// RFC 9110 §9.3.3: the answer to a POST may be what a GET would give.
 	if q.r.Method == http.MethodPost && status == http.StatusOK && !everything && len(uris) == 1 && len(h["Content-Location"]) == 1 &&
-		q.rule == nil && q.control.Flags == 0 {
+		(q.rule == nil || !q.rule.Never) && q.control.Flags == 0 {
 		c.mu.Lock()
 		x.f = c.depart(c.siteOf(q.t.Space), &q.t, q.host, false)
 		c.mu.Unlock()
