@@ -191,7 +191,7 @@ gate() { # bytes
 
 if [ $mode = host ]; then
 	mkdir -p bin
-	printf '%s\n' "$programs" "irrigation ./tools/cmd/irrigation none" | while read -r program package _; do
+	printf '%s\n' "$programs" "factory ./tools/cmd/factory none" "irrigation ./tools/cmd/irrigation none" | while read -r program package _; do
 		echo "build: bin/$program"
 		compile "bin/$program" "$package"
 	done

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cloudrest/cloudrest/firmware/gateway"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/qrcode"
@@ -136,15 +138,21 @@ func (o *pairOptions) window(ctx context.Context, c control, in io.Reader, out i
 			asked[a.Request] = true
 			fmt.Fprintf(out, "%q from %s asks. Its code: %s %s\n", a.Name, a.From, a.Code[:3], a.Code[3:])
 			answer := "refuse"
-			switch {
-			case o.yes:
+			if o.yes {
 				answer = "approve"
-			case !isTerminal(in):
-				fmt.Fprintf(out, "If the phone shows the same code: cloudrestd pair --approve %s; else --refuse\n", a.Request)
-				continue
-			default:
-				fmt.Fprint(out, "Does the phone show the same code? [y/N] ")
-				line, _ := answers.ReadString('\n')
+			} else {
+				terminal := isTerminal(in)
+				line := ""
+				if terminal {
+					fmt.Fprint(out, "Does the phone show the same code? [y/N] ")
+					var err error
+					line, err = answers.ReadString('\n')
+					terminal = err == nil || line != "" // /dev/null looks like one, and nobody is there
+				}
+				if !terminal {
+					fmt.Fprintf(out, "If the phone shows the same code: cloudrestd pair --approve %s; else --refuse\n", a.Request)
+					continue
+				}
 				if l := strings.ToLower(strings.TrimSpace(line)); l == "y" || l == "yes" {
 					answer = "approve"
 				}
@@ -303,6 +311,6 @@ func isTerminal(r io.Reader) bool {
 	if !ok {
 		return false
 	}
-	st, err := f.Stat()
-	return err == nil && st.Mode()&os.ModeCharDevice != 0
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

@@ -97,7 +97,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		}
 		d.bin = filepath.Dir(exe)
 	}
-	for _, name := range []string{"cloudrestd", "cloudrelay", "irrigation"} {
+	for _, name := range []string{"cloudrestd", "cloudrelay", "irrigation", "factory"} {
 		if _, err := exec.LookPath(filepath.Join(d.bin, name)); err != nil {
 			return fmt.Errorf("find %s in %s: it is not there: run `make demo` in the source folder, or say --bin", name, d.bin)
 		}
@@ -232,7 +232,8 @@ func (d *demo) story(ctx context.Context) error {
 		return d.step(ctx, title, act) && ctx.Err() == nil
 	}
 	if !must("start the maker's REST service (plain HTTP)", d.startOrigin) ||
-		!must("start a relay (TLS, own authority)", d.startRelay) ||
+		!must("factory: the device gets its identity", d.provisionDevice) ||
+		!must("start a relay that wants the factory's devices", d.startRelay) ||
 		!must("start the gateway in front of the service", d.startGateway) {
 		return errAbandoned
 	}
@@ -241,11 +242,16 @@ func (d *demo) story(ctx context.Context) error {
 	} else {
 		d.step(ctx, "find the device by mDNS and UDP (private LAN)", d.findPrivately)
 	}
-	d.step(ctx, "LAN: GET /zones", func(ctx context.Context) (string, error) { return d.getZones(ctx, d.lanPath) })
+	d.step(ctx, "LAN: who is not paired stays outside", d.unpaired)
+	if !must("LAN: a phone pairs, both ends show one code", d.pairPhone) {
+		return errAbandoned
+	}
+	d.step(ctx, "LAN: GET /zones with the token", func(ctx context.Context) (string, error) { return d.getZones(ctx, d.lanPath) })
 	d.step(ctx, "LAN: PUT /zones/2", func(ctx context.Context) (string, error) { return d.putZone(ctx, d.lanPath, d.lanPath, 21) })
 	if !must("the relay knows that the device is online", d.online) {
 		return errAbandoned
 	}
+	d.step(ctx, "relay: an impostor with the device's ID is refused", d.impostor)
 	d.step(ctx, "relay: GET /zones", func(ctx context.Context) (string, error) { return d.getZones(ctx, d.viaRel) })
 	d.step(ctx, "relay: PUT /zones/2, and the LAN sees it", func(ctx context.Context) (string, error) { return d.putZone(ctx, d.viaRel, d.lanPath, 34) })
 	d.step(ctx, "relay: without a token nobody comes in", d.noToken)
@@ -302,7 +308,7 @@ func (d *demo) startRelay(ctx context.Context) (string, error) {
 	}
 	_, port, _ := net.SplitHostPort(d.relay)
 	p, err := d.start("cloudrelay", "--role", "all", "--listen", "127.0.0.1:"+port, "--tls-cert", d.path("relay.pem"), "--tls-key", d.path("relay.key"),
-		"--domain", "localhost", "--state-dir", state, "--metrics", d.metrics, "--enroll", "trust-on-first-use")
+		"--domain", "localhost", "--state-dir", state, "--metrics", d.metrics, "--enroll", "factory", "--factory-ca", d.factoryCA())
 	if err != nil {
 		return "", err
 	}
@@ -355,7 +361,7 @@ func (d *demo) startGateway(ctx context.Context) (string, error) {
 	}
 	d.https = address
 	_, port, _ := net.SplitHostPort(address)
-	p, err := d.start("cloudrestd", "run", "--access", "origin", "--uid-source", "random", "--origin", d.origin, "--https", net.JoinHostPort(host, port), "--http", "off", "--state-dir", d.path("gateway"),
+	p, err := d.start("cloudrestd", "run", "--uid-source", "file="+d.path("uid"), "--origin", d.origin, "--https", net.JoinHostPort(host, port), "--http", "off", "--state-dir", d.path("gateway"),
 		"--relay", "wss://"+d.relay, "--relay-ca", d.path("ca.pem"), "--mdns", discovery, "--udp-discovery", discovery,
 		"--fifo", d.fifo, "--notify-socket", d.fifo+".sock")
 	if err != nil {
@@ -631,7 +637,8 @@ func (d *demo) showURLs() {
 	h := func(s string) string { return d.out.paint(bold, s) }
 	p("\nIt goes on until Ctrl-C. Try, in another terminal:\n")
 	p("  %s", h("over the LAN"))
-	p("    in a browser         https://%s/   (its certificate is its own: accept it)", d.https)
+	p("    in a browser         https://%s%s   (its certificate is its own: accept it)", d.https, tether.OwnPrefix)
+	p("    pair that browser    %s pair --invite --state-dir %s", strings.TrimSuffix(self, "cloudrest")+"cloudrestd", d.path("gateway"))
 	if d.lanURL != "" {
 		p("    from other machines  %s", d.lanURL)
 	}
