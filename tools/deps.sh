@@ -3,7 +3,7 @@
 # when they are there. Daemons that come with them are neither started nor set to start
 # at boot: the tests run their own copies in private network namespaces.
 #
-#   tools/deps.sh [test] [bench] [lint]    what is needed for these jobs (default: all)
+#   tools/deps.sh [test] [bench] [lint] [build]  what is needed for these jobs (default: all)
 #   tools/deps.sh --check [job...]         only say what is missing; exit 1 if anything is
 set -eu
 
@@ -23,6 +23,11 @@ list() {
 		test  chromium          chromium             shows the device's page
 		test  fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf what chromium writes with
 		test  zbar-tools        zbarimg              reads the QR codes we draw
+		test  openssl           openssl              checks our certificates and signatures
+		test  busybox           busybox              the shell of OpenWrt, for its init script
+		test  dpkg              dpkg-deb             unpacks our packages
+		build xz-utils          xz                   measures what the router build takes on flash
+		build zopfli            zopfli               packs for OpenWrt as small as it goes
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
@@ -38,14 +43,14 @@ for arg; do
 		sed -n '2,8s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
-	test | bench | lint) jobs="$jobs $arg" ;;
+	test | bench | lint | build) jobs="$jobs $arg" ;;
 	*)
-		echo "deps: unknown argument \"$arg\": want --check, test, bench or lint" >&2
+		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint or build" >&2
 		exit 2
 		;;
 	esac
 done
-[ -n "$jobs" ] || jobs="test bench lint"
+[ -n "$jobs" ] || jobs="test bench lint build"
 
 PATH=$PATH:/usr/sbin:/sbin
 present() {
