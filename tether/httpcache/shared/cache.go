@@ -297,6 +297,7 @@ func (q *query) usable(e *entry, now time.Duration, trusted bool) use {
 
 // count1 counts a hit.
 func (c *Cache) count1(e *entry, how use, waited bool) {
+	e.hits++
 	c.stats.Hits++
 	c.stats.Saved += uint64(len(e.body))
 	if how != asFresh {

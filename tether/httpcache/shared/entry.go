@@ -10,8 +10,8 @@ import (
 	"github.com/cloudrest/cloudrest/tether/httpcache"
 )
 
-// entry is one stored answer. Except for its links, which Cache.mu guards, it never
-// changes: a validation makes a new one with the same body.
+// entry is one stored answer. Except for its links and hits, which Cache.mu guards, it
+// never changes: a validation makes a new one with the same body.
 type entry struct {
 	next         *entry // of the same target
 	newer, older *entry // by use
@@ -34,6 +34,7 @@ type entry struct {
 	status int16
 	fields uint8 // in block
 	flags  entryFlags
+	hits   uint32 // Cache.mu guards it, as the links
 }
 
 type entryFlags uint8

@@ -640,6 +640,7 @@ func (x *recorder) confirm() error {
 	}
 	e.seal(x.block, old.body)
 	c.mu.Lock()
+	e.hits = old.hits
 	c.stats.Validated++
 	c.stats.Saved += uint64(len(old.body))
 	if !keep {

@@ -292,6 +292,42 @@ func (c *Cache) Purge(space, uri string) int { return c.Invalidate(space, uri) }
 // PurgeSpace removes everything that is stored for a space.
 func (c *Cache) PurgeSpace(space string) int { return c.InvalidatePrefix(space, "/") }
 
+// PurgePrincipal removes what is stored for one principal in a space, whatever credentials it
+// showed to the origin, and keeps its answers under way from being stored: the principal is no
+// more. It returns the number of answers removed.
+func (c *Cache) PurgePrincipal(space, principal string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.sites[space]
+	if s == nil || principal == "" {
+		return 0
+	}
+	is := func(p string) bool {
+		name, _, _ := strings.Cut(p, separator)
+		return name == principal
+	}
+	for _, e := range s.targets {
+		for e != nil {
+			next := e.next
+			if is(e.principal) {
+				c.drop(e)
+				n++
+			}
+			e = next
+		}
+	}
+	for _, f := range s.flights {
+		for ; f != nil; f = f.next {
+			if is(f.principal) {
+				f.doomed = true
+				c.tell(f, failed)
+			}
+		}
+	}
+	c.tidy(s)
+	return n
+}
+
 // PurgeAll removes everything.
 func (c *Cache) PurgeAll() (n int) {
 	every := func(string) bool { return true }
@@ -314,6 +350,7 @@ type Entry struct {
 	Cost      int64         `json:"bytes"` // with all that belongs to it
 	Age       time.Duration `json:"age"`
 	Fresh     time.Duration `json:"fresh"` // negative: stale for so long
+	Hits      uint32        `json:"hits"`
 	ETag      string        `json:"etag,omitempty"`
 	Vary      []string      `json:"vary,omitempty"`
 }
@@ -329,7 +366,7 @@ func (c *Cache) Entries(space string, limit int) (list []Entry) {
 		}
 		name, _, _ := strings.Cut(e.principal, separator)
 		x := Entry{Principal: name, URI: e.uri, Host: e.host, Status: int(e.status), Body: len(e.body), Cost: e.cost(),
-			Age: now - e.born, Fresh: e.born + e.lifetime - now, ETag: e.etag}
+			Age: now - e.born, Fresh: e.born + e.lifetime - now, Hits: e.hits, ETag: e.etag}
 		if e.vary != nil {
 			x.Vary = e.vary.names
 		}
