@@ -32,6 +32,9 @@ type Config struct {
 	MaxBody    int64 // of one answer, in bytes
 	MaxEntries int
 
+	// Off keeps nothing and answers nothing: only Changed is told of writes.
+	Off bool
+
 	// Rules are the maker's, such as "/zones/* ttl=5s"; see httpcache.ParseRule. The first
 	// that matches a path holds.
 	Rules []string
@@ -106,7 +109,9 @@ func New(c Config) (*Cache, error) {
 		conf.Changed = func(ctx context.Context, _ string, uris []string, everything bool) { changed(ctx, uris, everything) }
 	}
 	g := &Cache{}
-	if c.Bucket != nil {
+	if c.Off {
+		conf.Rules, conf.TagMax, conf.Preconditions = []httpcache.Rule{{Pattern: "/*", Never: true}}, 0, false
+	} else if c.Bucket != nil {
 		g.tier = newTier(c.Bucket, c.Logger)
 		conf.Keeper, conf.KeepFrom = g.tier, KeepFrom
 	}
@@ -144,6 +149,9 @@ func (g *Cache) Invalidate(uris ...string) int { return g.shared.Invalidate(spac
 
 // InvalidatePrefix is Invalidate for every target that begins so.
 func (g *Cache) InvalidatePrefix(prefix string) int { return g.shared.InvalidatePrefix(space, prefix) }
+
+// PurgePrincipal removes what is stored for a principal that is no more.
+func (g *Cache) PurgePrincipal(name string) int { return g.shared.PurgePrincipal(space, name) }
 
 // PurgeAll removes everything.
 func (g *Cache) PurgeAll() int { return g.shared.PurgeAll() }
