@@ -42,6 +42,17 @@ func (x *exchange) identify() {
 	x.w.Header()[tether.HeaderID] = []string{x.id}
 }
 
+// Stamp gives an answer that a cache in front makes the exchange's ID: the request's, if that
+// is valid, else a new one. On a way in where clients are not believed, the field must be
+// taken out of the request before.
+func (p *Proxy) Stamp(h http.Header, r *http.Request) {
+	v := r.Header[tether.HeaderID]
+	if len(v) != 1 || !isUUID(v[0]) {
+		v = []string{p.ids.next()}
+	}
+	h[tether.HeaderID] = v
+}
+
 // address takes the port and the brackets of IPv6 off.
 func address(a string) string {
 	if strings.HasPrefix(a, "[") {
