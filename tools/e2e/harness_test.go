@@ -20,6 +20,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudrest/cloudrest/tether/devcert"
 	"github.com/cloudrest/cloudrest/tools/netns"
 )
 
@@ -45,13 +48,19 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	code := 1
-	if err := build(dir, nil, "./firmware/cmd/cloudrestd", "./cloud/cmd/cloudrelay", "./tools/cmd/cloudrest", "./tools/cmd/irrigation"); err != nil {
+	if err := build(dir, nil, "./firmware/cmd/cloudrestd", "./cloud/cmd/cloudrelay", "./tools/cmd/cloudrest", "./tools/cmd/irrigation", "./tools/cmd/factory"); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e: build the programs:", err)
 	} else {
 		code = m.Run()
 	}
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// environ is the caller's environment without settings of ours: options come from the
+// flags alone.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "CLOUDREST_") })
 }
 
 // build compiles packages, given from the module's root, into dir.
@@ -96,16 +105,20 @@ func (p *process) output() string {
 // start runs argv and ends it with the test.
 func start(t *testing.T, name string, argv ...string) *process {
 	t.Helper()
+	return startOn(t, nil, name, argv...)
+}
+
+// startOn is start with a standard input.
+func startOn(t *testing.T, in *os.File, name string, argv ...string) *process {
+	t.Helper()
 	p := &process{t: t, name: name, done: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// Options come from the flags alone, whatever the caller's environment says.
-	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "CLOUDREST_") {
-			p.cmd.Env = append(p.cmd.Env, kv)
-		}
+	if in != nil {
+		p.cmd.Stdin = in
 	}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.Env = environ()
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
@@ -137,6 +150,61 @@ func (p *process) stop(sig syscall.Signal) {
 		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 		<-p.done
 	}
+}
+
+// ended waits for the end and returns the exit code.
+func (p *process) ended() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s does not end; it said:\n%s", p.name, p.output())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// says waits until the output has a match of pattern, and returns it with its groups.
+func (p *process) says(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	var found []string
+	eventually(p.t, p.name+" says "+pattern, func() error {
+		if found = re.FindStringSubmatch(p.output()); found != nil {
+			return nil
+		}
+		if err := p.running(); err != nil {
+			if found = re.FindStringSubmatch(p.output()); found != nil { // its last words
+				return nil
+			}
+			return &fatalError{err}
+		}
+		return errNotYet
+	})
+	return found
+}
+
+// program runs one of ours to its end and returns its exit code and all that it said.
+func program(t *testing.T, name string, args ...string) (code int, said string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
+	cmd.Env = environ()
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil || ctx.Err() != nil {
+		t.Fatalf("%s %q: %v, %v", name, args, err, ctx.Err())
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// mustRun is program for what has to go well.
+func mustRun(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	code, said := program(t, name, args...)
+	if code != 0 {
+		t.Fatalf("%s %q: exit %d:\n%s", name, args, code, said)
+	}
+	return said
 }
 
 // running fails the test at once when the program has ended by itself.
@@ -223,7 +291,7 @@ func authority(t *testing.T, dir string, names []string, ips ...net.IP) (ca, cer
 	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: names, IPAddresses: ips, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: names, IPAddresses: ips, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err = x509.CreateCertificate(rand.Reader, leaf, caCert, leafKey.Public(), caKey)
 	must(err)
 	cert = write("relay.pem", "CERTIFICATE", der)
@@ -323,10 +391,10 @@ func (s *stack) startOrigin() {
 	s.origin = start(s.t, "irrigation", filepath.Join(bin, "irrigation"), "--listen", fmt.Sprintf("127.0.0.1:%d", s.originPort))
 }
 
-func (s *stack) startRelay() {
+func (s *stack) startRelay(more ...string) {
 	s.t.Helper()
-	s.relay = start(s.t, "cloudrelay", filepath.Join(bin, "cloudrelay"), "--role", "all", "--listen", fmt.Sprintf("127.0.0.1:%d", s.relayPort),
-		"--tls-cert", s.certFile, "--tls-key", s.keyFile, "--domain", "localhost", "--state-dir", s.relayState(), "--metrics", "off", "--log-level", "debug")
+	s.relay = start(s.t, "cloudrelay", append([]string{filepath.Join(bin, "cloudrelay"), "--role", "all", "--listen", fmt.Sprintf("127.0.0.1:%d", s.relayPort),
+		"--tls-cert", s.certFile, "--tls-key", s.keyFile, "--domain", "localhost", "--state-dir", s.relayState(), "--metrics", "off", "--log-level", "debug"}, more...)...)
 }
 
 func (s *stack) startGateway(more ...string) {
@@ -399,4 +467,18 @@ func (s *stack) getJSON(url string, v any) {
 	if err := json.Unmarshal(body, v); err != nil {
 		s.t.Fatalf("GET %s: %v in %.300q", url, err, body)
 	}
+}
+
+// certificates reads a PEM file.
+func certificates(t *testing.T, file string) [][]byte {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := devcert.ParsePEM(text)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return chain
 }
