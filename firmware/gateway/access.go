@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cloudrest/cloudrest/board"
-	"github.com/cloudrest/cloudrest/firmware/internal/admit"
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/qrcode"
@@ -49,12 +48,13 @@ func (g *Gateway) openPairing(fresh bool) (err error) {
 		people: g.pairing.Handler(),
 		events: g.pairing.Guard(http.HandlerFunc(g.events)),
 		reset:  g.pairing.Guard(http.HandlerFunc(g.serveReset)),
+		cache:  g.pairing.Guard(http.HandlerFunc(g.serveCache)),
 	}
 	return nil
 }
 
 // guarded are the gateway's own resources that not everybody may use.
-type guarded struct{ people, events, reset http.Handler }
+type guarded struct{ people, events, reset, cache http.Handler }
 
 // guard is what stands before the maker's service on the LAN.
 func (g *Gateway) guard(service http.Handler) http.Handler {
@@ -67,6 +67,9 @@ func (g *Gateway) guard(service http.Handler) http.Handler {
 // securityEvent logs what changes who controls the device, and tells its people.
 func (g *Gateway) securityEvent(e pairing.SecurityEvent) {
 	g.log.Info("security", "security", e.Event, "client", e.Client, "from", e.From, "detail", e.Detail)
+	if e.Event == pairing.EventRevoked && g.cache != nil {
+		g.cache.PurgePrincipal(e.Client) // nobody could get at them any more
+	}
 	switch e.Event {
 	case pairing.EventPaired, pairing.EventRevoked, pairing.EventChanged:
 	default:
@@ -154,15 +157,6 @@ func (g *Gateway) pressed(p board.Press) {
 		}
 		g.show(board.Success)
 	}
-}
-
-// service is the way of requests to the maker's service: over the LAN or the tether.
-func (g *Gateway) service(c admit.Class) http.Handler {
-	p := g.proxy.For(c)
-	if c == admit.LAN {
-		p = g.guard(p)
-	}
-	return p
 }
 
 // controls starts what people have on the device itself: control socket, button and LED.

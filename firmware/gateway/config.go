@@ -13,8 +13,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/cloudrest/cloudrest/board"
+	"github.com/cloudrest/cloudrest/firmware/internal/cache"
 	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/httpcache"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -95,6 +97,14 @@ type Config struct {
 	// OriginQueue is how many may wait for that. Default 64; negative: none.
 	OriginQueue int
 
+	// Cache is the memory for stored answers, in bytes: 0 takes the default of 4 MiB, a
+	// negative number is no cache. Answers are stored as HTTP allows it (RFC 9111).
+	Cache int64
+	// CacheRules say more about paths, such as "/zones/* ttl=5s": see firmware/CACHE.md.
+	CacheRules []string
+	// CacheFlash keeps answers for everybody that stay fresh for long over a restart.
+	CacheFlash bool
+
 	// StopWait is how long requests in flight may go on when Run is told to stop. Default 10 s.
 	StopWait time.Duration
 
@@ -138,6 +148,7 @@ func (c *Config) fill() {
 	setDefault(&c.UDPAnswerPort, d.UDPAnswerPort)
 	setDefault(&c.OriginConcurrency, d.OriginConcurrency)
 	setDefault(&c.OriginQueue, d.OriginQueue)
+	setDefault(&c.Cache, cache.DefaultMaxBytes)
 	setDefault(&c.StopWait, d.StopWait)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -227,6 +238,20 @@ func (c Config) Validate() error {
 	}
 	if c.OriginQueue > maxQueue {
 		bad("origin-queue", "%d: want at most %d", c.OriginQueue, maxQueue)
+	}
+	if c.Cache > 0 && (c.Cache < MinCache || c.Cache > MaxCache) {
+		bad("cache", "%d bytes: want %d to %d, or off", c.Cache, MinCache, MaxCache)
+	}
+	for _, text := range c.CacheRules {
+		if _, err := httpcache.ParseRule(text); err != nil {
+			bad("cache-rules", "%v", err)
+		}
+	}
+	if len(c.CacheRules) > cache.MaxRules {
+		bad("cache-rules", "%d rules, at most %d", len(c.CacheRules), cache.MaxRules)
+	}
+	if c.CacheFlash && c.Cache < 0 {
+		bad("cache-flash", "is on while cache is off")
 	}
 	if c.StopWait < 0 {
 		bad("stop-wait", "%v: want no time or more", c.StopWait)

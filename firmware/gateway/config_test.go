@@ -4,8 +4,11 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cloudrest/cloudrest/firmware/internal/cache"
 )
 
 func TestValidateReportsEverything(t *testing.T) {
@@ -13,7 +16,7 @@ func TestValidateReportsEverything(t *testing.T) {
 		Origin: &url.URL{Scheme: "ftp", Host: "x"}, HTTPS: "443", HTTP: "x", Access: "everybody",
 		Relays: []*url.URL{{Scheme: "https", Host: "a"}, nil, {Scheme: "wss", Host: "a", Path: "/x"}}, RelayCA: "/does/not/exist",
 		Name: "a || b\n", UDPPort: -1, UDPAnswerPort: 70000, FIFO: "fifo", NotifySocket: "fifo",
-		OriginConcurrency: -1, OriginQueue: 1 << 20, StopWait: -1,
+		OriginConcurrency: -1, OriginQueue: 1 << 20, Cache: MinCache - 1, CacheRules: append(slices.Repeat([]string{"/a ttl=5s"}, cache.MaxRules), "zones ttl=1s", "/zones tll=5s"), StopWait: -1,
 	}
 	err := bad.Validate()
 	if err == nil {
@@ -28,7 +31,8 @@ func TestValidateReportsEverything(t *testing.T) {
 		count[ce.Key]++
 	}
 	for key, want := range map[string]int{"origin": 1, "https": 1, "http": 1, "access": 1, "state-dir": 1, "relay": 3, "relay-ca": 1, "name": 2,
-		"udp-port": 1, "udp-answer-port": 1, "fifo": 1, "notify-socket": 2, "origin-concurrency": 1, "origin-queue": 1, "stop-wait": 1} {
+		"udp-port": 1, "udp-answer-port": 1, "fifo": 1, "notify-socket": 2, "origin-concurrency": 1, "origin-queue": 1, "stop-wait": 1,
+		"cache": 1, "cache-rules": 3} {
 		if count[key] != want {
 			t.Errorf("%d mistakes with %s, want %d", count[key], key, want)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
 	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/firmware/internal/admit"
+	"github.com/cloudrest/cloudrest/firmware/internal/cache"
 	"github.com/cloudrest/cloudrest/firmware/internal/describe"
 	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
@@ -57,8 +58,10 @@ type Gateway struct {
 	client  *origin.Client
 	gate    *admit.Gate
 	proxy   *proxy.Proxy
+	cache   *cache.Cache
 	watcher *describe.Watcher
 	uplink  *uplink.Uplink // nil: no relay is configured
+	relay   invalidator    // nil: likewise
 	pairing *pairing.Pairing
 	guarded guarded
 	page    http.Handler
@@ -169,6 +172,10 @@ func New(cfg Config) (g *Gateway, err error) {
 		return g, err
 	}
 	undo = append(undo, g.client.Close)
+	if err := g.openCache(); err != nil {
+		return g, err
+	}
+	undo = append(undo, g.cache.Close)
 	return g, g.openUplink()
 }
 

@@ -25,6 +25,9 @@ func (g *Gateway) keep(ctx context.Context, wg *sync.WaitGroup) {
 	wg.Go(func() { optional(ctx, g.log, &g.parts, "notify", g.notes.Run) })
 	wg.Go(func() { optional(ctx, g.log, &g.parts, "store", g.store.Run) })
 	wg.Go(func() { optional(ctx, g.log, &g.parts, "pairing", g.pairing.Run) })
+	if g.cfg.CacheFlash {
+		wg.Go(func() { optional(ctx, g.log, &g.parts, "cache", g.cache.Run) })
+	}
 }
 
 // Notify puts a notification into the journal and returns its id once it is as durable as

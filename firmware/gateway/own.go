@@ -55,6 +55,12 @@ func (g *Gateway) own(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		g.guarded.events.ServeHTTP(w, r)
+	case path == CachePath:
+		if pairing.IsRemote(r) { // likewise
+			g.serveCache(w, r)
+			return
+		}
+		g.guarded.cache.ServeHTTP(w, r)
 	case path == ResetPath:
 		g.guarded.reset.ServeHTTP(w, r)
 	case g.certs != nil && (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")):

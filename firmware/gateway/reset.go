@@ -94,6 +94,7 @@ func (g *Gateway) FactoryReset(why string) error {
 	}
 	g.resetting = true
 	g.log.Warn("factory reset: the device forgets its owner and everything of theirs", "security", eventReset, "reason", why, "generation", next)
+	g.cache.PurgeAll()
 	close(g.reset)
 	return nil
 }

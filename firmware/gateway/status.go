@@ -22,6 +22,7 @@ type Status struct {
 
 	Device        DeviceStatus       `json:"device"`
 	Origin        OriginStatus       `json:"origin"`
+	Cache         CacheStatus        `json:"cache"`
 	LAN           LANStatus          `json:"lan"`
 	Discovery     DiscoveryStatus    `json:"discovery"`
 	Tether        TetherStatus       `json:"tether"`
@@ -157,6 +158,8 @@ func (g *Gateway) Status() Status {
 	} else if asked {
 		st.Origin.State = "down"
 	}
+
+	st.Cache = g.cacheStatus()
 
 	g.mu.Lock()
 	lan, addr := g.lan, g.addr

@@ -66,6 +66,9 @@ func (g *Gateway) openUplink() error {
 		StopWait:    g.cfg.StopWait,
 		Logger:      g.log,
 	})
+	if i, ok := any(g.uplink).(invalidator); ok && err == nil {
+		g.relay = i
+	}
 	return err
 }
 
