@@ -94,7 +94,9 @@ func TestClientCertificate(t *testing.T) {
 			if got := p.ClientCert != nil && bytes.Equal(p.ClientCert.Raw, chain[0]); got != c.shown {
 				t.Errorf("certificate shown to TLS: %v, want %v", got, c.shown)
 			}
-			state, _ := relay.Carrier().(interface{ TLS() (tls.ConnectionState, bool) }).TLS()
+			state, _ := relay.Carrier().(interface {
+				TLS() (tls.ConnectionState, bool)
+			}).TLS()
 			for _, kept := range state.PeerCertificates {
 				if kept != nil {
 					t.Error("the idle connection keeps the certificate")
