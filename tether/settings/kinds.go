@@ -132,17 +132,18 @@ var units = []struct {
 
 // Size declares a number of bytes from lo to hi, written with its unit: 16MiB, 64KiB, 500kB.
 func (s *Set) Size(p *int64, name string, lo, hi int64, usage string, opts ...Option) {
-	Value(s, p, name, "SIZE", fmt.Sprintf("a size from %s to %s (B, KiB, MiB, GiB, kB, MB, GB)", showSize(lo), showSize(hi)), usage,
+	Value(s, p, name, "SIZE", fmt.Sprintf("a size from %s to %s (B, KiB, MiB, GiB, kB, MB, GB)", FormatSize(lo), FormatSize(hi)), usage,
 		func(t string) (int64, error) {
-			n, err := parseSize(t)
+			n, err := ParseSize(t)
 			if err != nil || n < lo || n > hi {
 				return 0, errPlain
 			}
 			return n, nil
-		}, showSize, opts...)
+		}, FormatSize, opts...)
 }
 
-func parseSize(t string) (int64, error) {
+// ParseSize reads a number of bytes with its unit, as Size takes it.
+func ParseSize(t string) (int64, error) {
 	digits := t
 	for i := range len(t) {
 		if t[i] < '0' || t[i] > '9' {
@@ -165,7 +166,8 @@ func parseSize(t string) (int64, error) {
 	return 0, errPlain
 }
 
-func showSize(n int64) string {
+// FormatSize writes a number of bytes so that ParseSize takes it.
+func FormatSize(n int64) string {
 	for _, u := range units {
 		if n != 0 && n%u.bytes == 0 && u.bytes%1024 == 0 {
 			return strconv.FormatInt(n/u.bytes, 10) + u.name

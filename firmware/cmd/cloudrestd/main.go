@@ -75,6 +75,8 @@ func (o *options) declare(s *settings.Set) {
 	s.Int(&c.OriginConcurrency, "origin-concurrency", 1, 1024, "how many requests may be in the service at once; the rest wait")
 	s.Int(&o.queue, "origin-queue", 0, 65536, "how many requests may wait; the rest are answered 503 with Retry-After")
 
+	declareCache(s, c)
+
 	s.Group("The LAN")
 	s.Address(&c.HTTPS, "https", "where to listen for HTTPS", settings.Example(":8443"))
 	s.Address(&c.HTTP, "http", "where to listen for HTTP, which is only redirected to HTTPS", settings.OrOff())
@@ -112,6 +114,9 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	cfg := o.cfg
 	cfg.Logger = o.log.Logger(errOut)
 	cfg.OriginQueue = o.queue
+	if cfg.Cache == 0 {
+		cfg.Cache = cacheFor(memoryHere())
+	}
 	if o.queue == 0 {
 		cfg.OriginQueue = -1 // 0 would be the default
 	}

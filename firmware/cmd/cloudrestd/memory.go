@@ -14,27 +14,28 @@ const maxStopWait = 5 * 60 * 1e9 // 5 min
 
 const mib = 1 << 20
 
-// The Go heap may grow to this on a board with so much memory; measured on the 24Kc board:
-// 15 MB resident under load with either. Boards above the last step need no limit.
+// The Go heap may grow to this on a board with so much memory, and the cache in it; measured
+// on the 24Kc board: 15 MB resident under load with either. Boards above the last step need
+// no limit.
 var memorySteps = []struct {
 	board int64 // at most so many bytes of RAM
 	limit int64 // for GOMEMLIMIT
 	gc    int   // for GOGC, percent
+	cache int64 // bytes
 }{
-	{48 * mib, 16 * mib, 50},
-	{96 * mib, 24 * mib, 50},
-	{192 * mib, 48 * mib, 50},
-	{512 * mib, 128 * mib, 100},
+	{48 * mib, 16 * mib, 50, mib / 2},
+	{96 * mib, 24 * mib, 50, 1 * mib},
+	{192 * mib, 48 * mib, 50, 4 * mib},
+	{512 * mib, 128 * mib, 100, 8 * mib},
 }
+
+// largestCache is the cache of boards above the last step, in bytes.
+const largestCache = 16 * mib
 
 // setMemory makes the garbage collector fit the board, unless the user has set GOMEMLIMIT
 // or GOGC.
 func setMemory(log *slog.Logger, getenv func(string) string) {
-	meminfo, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return // not Linux: not a small board
-	}
-	limit, gc := memoryFor(totalMemory(meminfo))
+	limit, gc := memoryFor(memoryHere())
 	if limit == 0 {
 		return
 	}
@@ -45,6 +46,26 @@ func setMemory(log *slog.Logger, getenv func(string) string) {
 		debug.SetGCPercent(gc)
 	}
 	log.Debug("memory set for a small board", "limit_mib", limit/mib, "gc_percent", gc)
+}
+
+// memoryHere is the memory of this machine, in bytes; 0 if that is not known, as where there
+// is no Linux: then it is no small board.
+func memoryHere() int64 {
+	meminfo, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	return totalMemory(meminfo)
+}
+
+// cacheFor chooses the memory for the cache on a board, in bytes.
+func cacheFor(board int64) int64 {
+	for _, s := range memorySteps {
+		if board > 0 && board <= s.board {
+			return s.cache
+		}
+	}
+	return largestCache
 }
 
 // memoryFor chooses the limits for a board; 0 means to leave Go's defaults.

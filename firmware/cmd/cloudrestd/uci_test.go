@@ -69,7 +69,7 @@ func uciExample(t *testing.T) string {
 				e.Value, off = v, ""
 			}
 			verb := "option"
-			if e.Key == "relay" || e.Key == "interfaces" {
+			if e.Key == "relay" || e.Key == "interfaces" || e.Key == "cache-rules" {
 				verb = "list"
 			}
 			for v := range strings.SplitSeq(e.Value, ",") {
