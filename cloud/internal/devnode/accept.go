@@ -54,7 +54,7 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 		}
 		err := rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
 			at.known = true
-			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped)
+			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped, "client_certificate", p.ClientCert != nil)
 			return n.open(s, p.ID, keyHash(p.PublicDER), at.life, p.Info)
 		})
 		if !at.known { // a bad proof, or not even the protocol
