@@ -2,6 +2,7 @@ package tether
 
 import (
 	"bytes"
+	"net/mail"
 	"strings"
 	"testing"
 )
@@ -76,6 +77,28 @@ func TestParseDescriptor(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want a warning", name, d, err)
 		}
 	}
+}
+
+// What isAddress takes, net/mail takes too and finds nothing but an address in it; what
+// isAddress refuses, net/mail takes only with an IP address behind the @.
+func FuzzIsAddress(f *testing.F) {
+	for _, s := range []string{
+		"a@b", "a.b+c@example.com", "jürgen@bücher.example", "!#$%&'*+-/=?^_`{|}~@x", // good
+		"", "@", "a", "a@", "@b", ".a@b", "a.@b", "a..b@c", "a@.b", "a@b.", "a@b..c", "a@b@c", "a b@c", " a@b", "a@b ",
+		`"a"@b`, `"a b"@c`, `a\@b`, "<a@b>", "A <a@b>", "a@b (c)", "g:a@b;", "a@b,c@d", "a@[::1]", "a@[127.0.0.1]", "a@\xff", "a\x7f@b", "\u00a0@b",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := mail.ParseAddress(s)
+		want := err == nil && a.Address == s && !strings.Contains(s, "@[")
+		if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			want = false // text refuses them before
+		}
+		if got := isAddress(s); got != want {
+			t.Errorf("isAddress(%q) = %v, net/mail says %+v, %v", s, got, a, err)
+		}
+	})
 }
 
 func FuzzParseDescriptor(f *testing.F) {
