@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -421,6 +422,32 @@ func TestRenewalIsSpread(t *testing.T) {
 		synctest.Wait()
 		if got := n.Stats().Renewed; got != 40 || most > renewAtOnce {
 			t.Errorf("%d renewed, at most %d at once, want all 40 and at most %d", got, most, renewAtOnce)
+		}
+	})
+}
+
+// Certificates that last for an hour are renewed in their time too, at the second attempt
+// if need be.
+func TestRenewalOfShortLived(t *testing.T) {
+	renewal(t, true, func(t *testing.T, n *Node, _ *devcert.Authority, log *logged) {
+		now := time.Now()
+		key := makeKey(t)
+		for i := range 40 {
+			d := &renewing{id: tether.NewDeviceID(fmt.Append(nil, i)), key: key}
+			var asked atomic.Bool
+			busy := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !asked.Swap(true) {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				d.ServeHTTP(w, r)
+			})
+			joinProven(n, d.id, keyHash(spki(t, key)), lifetime{now.Add(-55 * time.Minute), now.Add(5 * time.Minute)}, busy)
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if s := n.Stats(); s.Renewed != 40 || s.RenewFailed != 40 {
+			t.Errorf("%d renewed and %d failed before the certificates end, want 40 and 40; log:\n%s", s.Renewed, s.RenewFailed, log)
 		}
 	})
 }

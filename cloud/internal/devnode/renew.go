@@ -19,9 +19,11 @@ import (
 
 // Renewal over the tether (SPEC.md §4.11).
 const (
-	renewEvery   = time.Minute         // between two looks at the certificates
-	renewJitter  = 10 * time.Minute    // over which devices that came together are asked
-	renewRetry   = 24 * time.Hour      // after a failure, give or take a tenth
+	renewEvery   = 10 * time.Second    // between two looks at the certificates
+	renewJitter  = 10 * time.Minute    // over which devices that came together are asked, at most
+	renewRetry   = 24 * time.Hour      // after a failure, give or take a tenth, at most
+	jitterPart   = 8                   // of what is left of a certificate's life is the most that the first may take
+	retryPart    = 2                   // likewise the second
 	renewAtOnce  = 4                   // devices
 	renewTimeout = 30 * time.Second    // for each of the two requests
 	endsSoon     = 30 * 24 * time.Hour // without an issuer: warned about
@@ -93,6 +95,15 @@ func (n *Node) warnEnding(now time.Time) {
 	}
 }
 
+// soon is d, or the part that a certificate has of its life, so that one that lasts for an
+// hour does not end meanwhile. One that has ended has no part.
+func soon(d, part time.Duration) time.Duration {
+	if part > 0 {
+		d = min(d, part)
+	}
+	return max(d, renewEvery)
+}
+
 // renewDue asks those whose time has come, a few at once, and waits for all of them.
 func (n *Node) renewDue(ctx context.Context, now time.Time, next map[tether.DeviceID]time.Time) {
 	for id, at := range next {
@@ -111,7 +122,8 @@ func (n *Node) renewDue(ctx context.Context, now time.Time, next map[tether.Devi
 				if err == nil {
 					delete(next, c.id)
 				} else {
-					next[c.id] = now.Add(renewRetry - renewRetry/10 + rand.N(renewRetry/5))
+					retry := soon(renewRetry, moment(&c.proven.end).Sub(now)/retryPart)
+					next[c.id] = now.Add(retry - retry/10 + rand.N(retry/5))
 				}
 				retry := next[c.id]
 				mu.Unlock()
@@ -130,7 +142,7 @@ func (n *Node) renewDue(ctx context.Context, now time.Time, next map[tether.Devi
 		mu.Lock()
 		at, known := next[c.id]
 		if !known {
-			next[c.id] = now.Add(rand.N(renewJitter))
+			next[c.id] = now.Add(rand.N(soon(renewJitter, moment(&c.proven.end).Sub(now)/jitterPart)))
 		}
 		mu.Unlock()
 		if !known || at.After(now) {
