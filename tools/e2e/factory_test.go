@@ -582,3 +582,68 @@ func TestMoveToAnotherRelay(t *testing.T) {
 		t.Errorf("at the relay it left: %v, %v; want 503", resp, err)
 	}
 }
+
+// A certificate that ends soon is renewed over the tether: the device has a new one, and
+// nobody notices.
+func TestFactoryRenewal(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	u, r := l.made("renewed", sampleOrigin(t))
+	file := filepath.Join(u.state, "factory-cert.pem")
+
+	// What the factory issued for two hours has a minute and a half left.
+	issuing, err := devcert.LoadAuthority(l.issuing.file, l.issuing.secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, id, err := devcert.Parse(certificates(t, file))
+	if err != nil || string(id) != r.Device {
+		t.Fatalf("certificate of %s, %v", id, err)
+	}
+	now := time.Now()
+	const left = 90 * time.Second
+	chain, err := issuing.Issue(id, old.PublicKey, now.Add(left-2*time.Hour), now.Add(left))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, devcert.AppendPEM(nil, chain), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	s := newRelay(t, "--enroll", "factory", "--factory-ca", l.root.file, "--renew-ca", l.renewing.file, "--renew-key", l.renewing.secret)
+	u.start(s.flags()...)
+	before := u.online()
+	remote := s.relayURL("/d/" + r.Device + "/device")
+	eventually(t, "the remote path", func() error { return s.alive(remote, s.relay) })
+	var leaf *x509.Certificate
+	for deadline := time.Now().Add(left); ; time.Sleep(100 * time.Millisecond) {
+		if err := s.alive(remote, s.relay, u.run); err != nil {
+			t.Fatalf("during the renewal: %v", err)
+		}
+		if leaf, id, err = devcert.Parse(certificates(t, file)); err != nil || string(id) != r.Device {
+			t.Fatalf("the certificate on the device: %s, %v", id, err)
+		}
+		if leaf.NotAfter.After(now.Add(left + time.Minute)) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not renewed when it ends:\n%s", s.relay.output())
+		}
+	}
+	if leaf.Issuer.CommonName != "e2e renewing" || !devcert.SameKey(leaf.PublicKey, old.PublicKey) {
+		t.Errorf("the new certificate is by %q, want the renewing authority and the device's key", leaf.Issuer.CommonName)
+	}
+	s.relay.says(`security=device_certificate_renewed device=` + r.Device)
+	after := u.online()
+	if after.Tether.Session != before.Tether.Session || after.Identity.Factory == before.Identity.Factory {
+		t.Errorf("after the renewal: session %s until %s, before: session %s until %s; want the same session and a later end",
+			after.Tether.Session, after.Identity.Factory, before.Tether.Session, before.Identity.Factory)
+	}
+	// The next connection is made with it.
+	u.run.stop(syscall.SIGTERM)
+	u.start(s.flags()...)
+	u.online()
+	if got := strings.Count(s.relay.output(), `msg="device came" device=`+r.Device); got != 2 {
+		t.Errorf("the device came %d times, want 2", got)
+	}
+}
