@@ -9,6 +9,7 @@
 //	POST /zones/{n}/stop
 //	GET  /program              the weekly program; PUT replaces it (If-Match)
 //	GET  /watering/log         ?from=2026-05-01&days=7
+//	GET  /weather              slow too, a tenth of that; may be kept for two seconds (Cache-Control)
 //	GET  /diagnostics          slow: valves are tried one by one
 //	GET  /events               zone states as Server-Sent Events
 //	GET  /ws                   WebSocket: echoes; ?state=1 also sends zone states
@@ -47,6 +48,9 @@ const (
 	MaxMinutes = 240
 	// MaxLogDays is the longest stretch of GET /watering/log.
 	MaxLogDays = 366
+	// WeatherPath is what is polled, and WeatherAge how old an answer of it may be.
+	WeatherPath = "/weather"
+	WeatherAge  = 2 * time.Second
 	// MaxBody is the size of the largest JSON body taken, in bytes.
 	MaxBody = 64 << 10
 
@@ -64,7 +68,7 @@ type Config struct {
 	// Notify is called with one line of text at each change ("zone 2 started, 10 min"),
 	// in order, while the controller is locked: it must not block nor call back.
 	Notify func(line string)
-	// Slow is how long GET /diagnostics takes; default 3 s.
+	// Slow is how long GET /diagnostics takes, and GET /weather a tenth of it; default 3 s.
 	Slow time.Duration
 	// Minute is how long a watering minute lasts, shorter in tests; default 1 min.
 	Minute time.Duration
@@ -159,6 +163,7 @@ func New(cfg Config) *Controller {
 	m.HandleFunc("PUT /program", c.putProgram)
 	m.HandleFunc("GET /watering/log", c.log)
 	m.HandleFunc("GET /diagnostics", c.diagnostics)
+	m.HandleFunc("GET "+WeatherPath, c.weather)
 	m.HandleFunc("GET /events", c.events)
 	m.HandleFunc("GET /ws", c.webSocket)
 	m.HandleFunc("GET /firmware", c.firmware)
@@ -521,13 +526,30 @@ func rained(day time.Time) bool {
 	return sum[0] < 51
 }
 
-func (c *Controller) diagnostics(w http.ResponseWriter, r *http.Request) {
-	t := time.NewTimer(c.cfg.Slow)
+// works takes its time; false: nobody waits for the answer any more.
+func works(r *http.Request, long time.Duration) bool {
+	t := time.NewTimer(long)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
 	case <-r.Context().Done():
-		return // nobody waits for the answer
+		return false
+	}
+}
+
+// weather asks a sensor over a slow bus.
+func (c *Controller) weather(w http.ResponseWriter, r *http.Request) {
+	if !works(r, c.cfg.Slow/10) {
+		return
+	}
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(WeatherAge/time.Second)))
+	answer(w, http.StatusOK, map[string]any{"temperature": 21.5, "rain": rained(c.cfg.Now()), "time": c.cfg.Now().UTC()})
+}
+
+func (c *Controller) diagnostics(w http.ResponseWriter, r *http.Request) {
+	if !works(r, c.cfg.Slow) {
+		return
 	}
 	valves := map[string]string{}
 	for i := range Zones {

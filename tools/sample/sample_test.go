@@ -170,6 +170,10 @@ func TestDiagnosticsIsSlowAndCanBeLeft(t *testing.T) {
 		if w := ask(c, "GET", "/diagnostics", ""); w.Code != 200 || time.Since(begin) != defaultSlow {
 			t.Errorf("got %d after %v, want 200 after %v", w.Code, time.Since(begin), defaultSlow)
 		}
+		begin = time.Now()
+		if w := ask(c, "GET", WeatherPath, ""); w.Code != 200 || time.Since(begin) != defaultSlow/10 || w.Header().Get("Cache-Control") != "public, max-age=2" {
+			t.Errorf("%s: got %d after %v, %v, want 200 after %v, for all and 2 s", WeatherPath, w.Code, time.Since(begin), w.Header(), defaultSlow/10)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		begin = time.Now()

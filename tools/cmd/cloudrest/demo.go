@@ -256,6 +256,7 @@ func (d *demo) story(ctx context.Context) error {
 	d.step(ctx, "relay: PUT /zones/2, and the LAN sees it", func(ctx context.Context) (string, error) { return d.putZone(ctx, d.viaRel, d.lanPath, 34) })
 	d.step(ctx, "relay: without a token nobody comes in", d.noToken)
 	d.step(ctx, "a slow answer holds nobody up, on both paths", d.slow)
+	d.step(ctx, "LAN: the cache takes a storm of pollers", d.pollStorm)
 	d.step(ctx, "the service's own event stream, on both paths", d.stream)
 	d.step(ctx, "a line in the named pipe arrives on both paths", d.notification)
 	d.step(ctx, "relay: 8 MiB come through unchanged", d.download)

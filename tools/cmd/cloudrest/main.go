@@ -51,6 +51,7 @@ func app(env environment) *settings.App {
 			requestCommand(env, http.MethodDelete, "remove something from a device"),
 			eventsCommand(env),
 			notifyCommand(env),
+			cacheCommand(env),
 			pairCommand(env),
 			forgetCommand(),
 			fleetCommand(env),
