@@ -25,5 +25,5 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 	periph.io/x/conn/v3 v3.7.3
 	periph.io/x/host/v3 v3.8.5
-	rsc.io/qr v0.2.0 // indirect
+	rsc.io/qr v0.2.0
 )
