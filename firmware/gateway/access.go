@@ -90,6 +90,7 @@ func (g *Gateway) securityEvent(e pairing.SecurityEvent) {
 func (g *Gateway) pairingWindow(open bool, code string) {
 	switch {
 	case code != "":
+		g.log.Info("the phone must show the same code", "code", code)
 		g.show(board.Digits(code)) // to be compared, or of who has paired
 	case open:
 		g.show(board.PairingOpen)

@@ -69,7 +69,7 @@ func TestPairedAccess(t *testing.T) {
 
 	for path, want := range map[string]int{
 		"/device": 200, "/echo/x": 401, "/.cloudrest/": 200, "/.cloudrest/v1/status": 200, "/.cloudrest/v1/pair": 200,
-		"/.cloudrest/v1/events": 401, "/.cloudrest/v1/clients": 401, "/.cloudrest/v1/security": 401, "/.cloudrest/v1/none": 404,
+		"/.cloudrest/v1/events": 401, "/.cloudrest/v1/clients": 401, "/.cloudrest/v1/security": 401, "/.cloudrest/v1/none": 404, "/.cloudrest/v1/certificate/request": 404,
 	} {
 		if got := ask(t, r.client, "GET", base+path, "", "", nil); got != want {
 			t.Errorf("without a token GET %s = %d, want %d", path, got, want)

@@ -63,7 +63,7 @@ func (g *Gateway) own(w http.ResponseWriter, r *http.Request) {
 		g.guarded.cache.ServeHTTP(w, r)
 	case path == ResetPath:
 		g.guarded.reset.ServeHTTP(w, r)
-	case g.certs != nil && (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")):
+	case (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")) && g.certs != nil && (pairing.IsRemote(r) || pairing.IsLocal(r)):
 		g.certs.ServeHTTP(w, r)
 	case pairing.Serves(path):
 		g.guarded.people.ServeHTTP(w, r)
