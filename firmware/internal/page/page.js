@@ -681,6 +681,13 @@ const events = {
 		if (id && this.seen.has(id)) return
 		this.seen.add(id)
 		const list = $('#event-list'), now = new Date()
+		if (name === 'cloudrest/security') { // the device's own, in JSON
+			try {
+				const e = JSON.parse(data)
+				name = facts[e.event] ?? name
+				data = e.detail ?? data
+			} catch {}
+		}
 		$('.empty', list)?.remove()
 		list.prepend(el('li', {'data-id': id}, el('div.line', {}, el('b', {}, name || 'Notification'),
 			el('time', {datetime: now.toISOString(), title: 'seen ' + now.toLocaleString('en')}, now.toLocaleTimeString('en', {hour12: false}))),
