@@ -45,6 +45,11 @@ func TestPage(t *testing.T) {
 			return errors.Join(err, f.Close())
 		},
 		Shot: func(name string, p *browser.Page) {
+			if name == "events" { // the device's own among them: who has paired
+				if text, err := p.Text(t.Context(), "#event-list"); err != nil || !strings.Contains(text, "Paired") || strings.Contains(text, "{") {
+					t.Errorf("the events are shown as %q, %v; want words", text, err)
+				}
+			}
 			if *shots == "" {
 				return
 			}
