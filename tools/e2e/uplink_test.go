@@ -18,7 +18,7 @@ import (
 )
 
 // roles are what copies of this test binary do inside namespaces.
-var roles = map[string]netns.Role{"client": clientRole}
+var roles = map[string]netns.Role{"client": clientRole, "lan": lanRole}
 
 // clientRole makes one request for each line "<url> <token or ->", and answers with a
 // line of JSON. "events <url> <token>" begins to print events, each as a line.
