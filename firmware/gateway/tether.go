@@ -43,8 +43,8 @@ func (g *Gateway) openUplink() error {
 			Dropped:      func() uint64 { return lost() - told },
 			Certificate:  g.chain,
 			Generation:   func() uint32 { return g.generation },
-			Handler:      handler, Logger: g.log,
-			OnAck: h.OnAck, OnGoAway: h.OnGoAway,
+			Handler:      h.Through(handler), Logger: g.log,
+			OnAck: h.OnAck, OnGoAway: h.OnGoAway, OnInvalidated: h.OnInvalidated,
 		}
 		now := lost()
 		s, accept, err := d.Connect(ctx, u, addr)

@@ -158,7 +158,7 @@ func newRelay(t *testing.T, handlers mux.Handlers) (srv *httptest.Server, sessio
 // deviceSends are the types that a device sends on an open connection.
 func deviceSends(t frame.Type) bool {
 	switch t {
-	case frame.TypeResponse, frame.TypeNotify, frame.TypeDescribe, frame.TypeLocate:
+	case frame.TypeResponse, frame.TypeNotify, frame.TypeDescribe, frame.TypeLocate, frame.TypeInvalidate:
 		return true
 	}
 	return bothSend(t)
@@ -238,7 +238,7 @@ func TestDeviceAnswersVectors(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			typ := frame.Type(v.msg[0])
 			good := v.class == "skip" || (v.class == "ok" || v.class == "read") &&
-				(typ == frame.TypeRequest || typ == frame.TypeNotifyAck || bothSend(typ) && !belongsToStream(typ))
+				(typ == frame.TypeRequest || typ == frame.TypeNotifyAck || typ == frame.TypeInvalidated || bothSend(typ) && !belongsToStream(typ))
 			got := ask(t, rawRelay(t), v.msg)
 			switch {
 			case v.class == "head" && typ == frame.TypeRequest:

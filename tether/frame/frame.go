@@ -38,13 +38,17 @@ const (
 	TypeDescribe  Type = 16 // device to relay: the descriptor changed
 	TypeLocate    Type = 17 // device to relay: its URL on the LAN
 
+	TypeInvalidate  Type = 18 // device to relay: a write made stored answers stale
+	TypeInvalidated Type = 19 // relay to device: none of them will be given out
+
 	// Critical is the first type that a peer must not skip.
 	Critical Type = 128
 )
 
 func (t Type) String() string {
 	names := [...]string{1: "HELLO", "ACCEPT", "REQUEST", "RESPONSE", "NOTIFY", "DATA", "DATA_END", "TRAILERS",
-		"RESET", "WINDOW", "PING", "PONG", "NOTIFY_ACK", "GOAWAY", "CHALLENGE", "DESCRIBE", "LOCATE"}
+		"RESET", "WINDOW", "PING", "PONG", "NOTIFY_ACK", "GOAWAY", "CHALLENGE", "DESCRIBE", "LOCATE",
+		"INVALIDATE", "INVALIDATED"}
 	if int(t) < len(names) && names[t] != "" {
 		return names[t]
 	}
@@ -62,6 +66,7 @@ const (
 	MaxDescribe = 16 << 10   // bytes of a descriptor
 	MaxChain    = 4 << 10    // bytes of a HELLO's certificates, with two more for the length of each
 	MaxLocate   = maxControl // bytes of a LOCATE's URL
+	MaxTargets  = 4 << 10    // bytes of body of an INVALIDATE
 	MaxStream   = 1<<31 - 1  // highest stream id; then the connection is drained
 
 	maxControl  = 512                     // bytes of body of the fixed small frames
@@ -128,7 +133,9 @@ func (t Type) maxBody() int {
 		return MaxDescribe
 	case TypeLocate:
 		return MaxLocate
-	case TypeAccept, TypeReset, TypeWindow, TypePing, TypePong, TypeNotifyAck, TypeGoAway, TypeChallenge:
+	case TypeInvalidate:
+		return MaxTargets
+	case TypeAccept, TypeReset, TypeWindow, TypePing, TypePong, TypeNotifyAck, TypeGoAway, TypeChallenge, TypeInvalidated:
 		return maxControl
 	}
 	return maxSkipped

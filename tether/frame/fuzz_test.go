@@ -57,7 +57,11 @@ var codecs = map[frame.Type]codec{
 		return frame.AppendData(dst, stream, b, true)
 	}),
 	frame.TypeDescribe: bytesOf(func(dst []byte, _ uint32, b []byte) []byte { return frame.AppendDescribe(dst, b) }),
-	frame.TypeLocate:   codecOf(frame.ParseLocate, func(dst []byte, _ uint32, lan *string) ([]byte, error) { return frame.AppendLocate(dst, *lan) }),
+	frame.TypeInvalidate: codecOf(frame.ParseInvalidate, func(dst []byte, _ uint32, v *frame.Invalidate) ([]byte, error) {
+		return frame.AppendInvalidate(dst, v)
+	}),
+	frame.TypeInvalidated: plain(frame.ParseInvalidated, func(dst []byte, v *frame.Invalidated) []byte { return frame.AppendInvalidated(dst, *v) }),
+	frame.TypeLocate:      codecOf(frame.ParseLocate, func(dst []byte, _ uint32, lan *string) ([]byte, error) { return frame.AppendLocate(dst, *lan) }),
 }
 
 // FuzzMessage: for any message,

@@ -164,6 +164,12 @@ func decode(layout []part, body []byte) (o object, ok bool) {
 				list = append(list, [2]string{string(take(int(num(1)))), string(take(int(num(2))))})
 			}
 			v = list
+		case "targets":
+			list := []string{}
+			for n := num(2); n > 0 && ok; n-- {
+				list = append(list, string(take(int(num(2)))))
+			}
+			v = list
 		case "TLVs":
 			list := [][2]any{}
 			for len(body) > 0 && ok {
@@ -241,6 +247,12 @@ func parsed(f frame.Frame) (object, error) {
 	case frame.TypeLocate:
 		lan, err := frame.ParseLocate(f.Body)
 		return object{{name: "url", value: hex.EncodeToString([]byte(lan))}}, err
+	case frame.TypeInvalidate:
+		v, err := frame.ParseInvalidate(f.Body)
+		return object{{name: "epoch", value: u64(v.Epoch)}, {name: "seq", value: u64(v.Seq)}, {name: "flags", value: v.Flags}, {name: "targets", value: append([]string{}, v.URIs...)}}, err
+	case frame.TypeInvalidated:
+		v, err := frame.ParseInvalidated(f.Body)
+		return object{{name: "epoch", value: u64(v.Epoch)}, {name: "seq", value: u64(v.Seq)}}, err
 	case frame.TypeReset, frame.TypeWindow, frame.TypePing, frame.TypePong:
 		v, err := frame.ParseUint32(f.Body)
 		name := map[frame.Type]string{frame.TypeReset: "code", frame.TypeWindow: "credit", frame.TypePing: "token", frame.TypePong: "token"}[f.Type]
@@ -303,6 +315,7 @@ func TestSpecLimits(t *testing.T) {
 		"payload of NOTIFY":                         frame.MaxNotify,
 		"descriptor (HELLO info, body of DESCRIBE)": frame.MaxDescribe,
 		"certificates (HELLO TLV 3)":                frame.MaxChain,
+		"body of INVALIDATE":                        frame.MaxTargets,
 		"stream id":                                 frame.MaxStream,
 		"body of NOTIFY":                            limitOf(frame.TypeNotify),
 		"body of HELLO":                             limitOf(frame.TypeHello),
@@ -313,7 +326,7 @@ func TestSpecLimits(t *testing.T) {
 			t.Errorf("SPEC.md §3.3: %s = %s, the code has %d", name, got[name], want)
 		}
 	}
-	if want := limitOf(frame.TypePing); limitOf(frame.TypeGoAway) != want || limitOf(frame.TypeChallenge) != want || limitOf(frame.TypeAccept) != want || limitOf(frame.TypeLocate) != want || frame.MaxLocate != want {
+	if want := limitOf(frame.TypePing); limitOf(frame.TypeGoAway) != want || limitOf(frame.TypeChallenge) != want || limitOf(frame.TypeAccept) != want || limitOf(frame.TypeLocate) != want || limitOf(frame.TypeInvalidated) != want || frame.MaxLocate != want {
 		t.Error("the small frames differ in their limits")
 	}
 }

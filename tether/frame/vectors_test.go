@@ -105,7 +105,12 @@ func validVectors(t testing.TB) []vector {
 		{"LOCATE", "ok", must(frame.AppendLocate(nil, "https://192.168.1.20/"))},
 		{"LOCATE with IPv6, a port and bytes from 128 on", "ok", must(frame.AppendLocate(nil, "http://[fd00::7]:8443/grün"))},
 		{"LOCATE, no address now", "ok", must(frame.AppendLocate(nil, ""))},
-		{"type 17 + 1, not known to version 1", "skip", []byte{18, 0, 0, 0, 6, 0, 0, 0, 0, 'h', 'i'}},
+		{"INVALIDATE", "ok", must(frame.AppendInvalidate(nil, &frame.Invalidate{Epoch: 0x00c0ffee00c0ffee, Seq: 7, URIs: []string{"/zones/1?full=a%2Fb", "/zones"}}))},
+		{"INVALIDATE everything", "ok", must(frame.AppendInvalidate(nil, &frame.Invalidate{Epoch: 1, Seq: 1 << 40, Flags: frame.FlagAll}))},
+		{"INVALIDATE, where the count is", "ok", must(frame.AppendInvalidate(nil, &frame.Invalidate{Epoch: 1}))},
+		{"INVALIDATE with an unknown flag", "read", withFlag(must(frame.AppendInvalidate(nil, &frame.Invalidate{Epoch: 1, Seq: 2, Flags: frame.FlagAll})), 16, 0x81)},
+		{"INVALIDATED", "ok", frame.AppendInvalidated(nil, frame.Invalidated{Epoch: 0x00c0ffee00c0ffee, Seq: 7})},
+		{"type 19 + 1, not known to version 1", "skip", []byte{20, 0, 0, 0, 6, 0, 0, 0, 0, 'h', 'i'}},
 		{"type 127 on a stream", "skip", []byte{127, 0, 0, 0, 4, 0, 0, 0, 1}},
 	}
 }
@@ -183,6 +188,14 @@ func invalidVectors() []vector {
 		{"LOCATE with a space", "malformed", raw(frame.TypeLocate, 0, "https://192.168.1.20/ ")},
 		{"LOCATE with U+0085", "malformed", raw(frame.TypeLocate, 0, "https://192.168.1.20/\u0085")},
 		{"LOCATE that is not UTF-8", "malformed", raw(frame.TypeLocate, 0, "https://192.168.1.20/", 0xc3)},
+		{"INVALIDATE of 4097 bytes, by its header", "malformed", []byte{18, 0, 0, 0x10, 5, 0, 0, 0, 0}},
+		{"INVALIDATE without targets", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17))},
+		{"INVALIDATE with fewer targets than it says", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17), 0, 2, 0, 1, "/")},
+		{"INVALIDATE with more bytes than its targets", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17), 0, 1, 0, 1, "/", 0)},
+		{"INVALIDATE of an empty target", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17), 0, 1, 0, 0)},
+		{"INVALIDATE of what is no path", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17), 0, 1, 0, 1, "*")},
+		{"INVALIDATE of a target with a space", "malformed", raw(frame.TypeInvalidate, 0, make([]byte, 17), 0, 1, 0, 3, "/ a")},
+		{"INVALIDATED of 15 bytes", "malformed", raw(frame.TypeInvalidated, 0, make([]byte, 15))},
 		{"REQUEST without its fields", "malformed", raw(frame.TypeRequest, 1, 1, 0, 3, "GET", 0, 1, "/", 0, 0, 0, 0, 0, 0, 0, 0)},
 		{"REQUEST with fewer fields than it says", "malformed", request(2, one("A", "b"))},
 		{"REQUEST with more bytes than its fields", "malformed", request(1, one("A", "b")+"c")},
@@ -250,8 +263,10 @@ func withTLV(msg []byte, typ byte, v []byte) []byte {
 	return withLength(append(binary.BigEndian.AppendUint16(append(msg, typ), uint16(len(v))), v...))
 }
 
-func withFlags(msg []byte, flags byte) []byte {
-	msg[frame.HeaderSize] = flags
+func withFlags(msg []byte, flags byte) []byte { return withFlag(msg, 0, flags) }
+
+func withFlag(msg []byte, at int, flags byte) []byte {
+	msg[frame.HeaderSize+at] = flags
 	return msg
 }
 

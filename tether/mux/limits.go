@@ -69,7 +69,7 @@ func isControl(t frame.Type, body int) bool {
 	switch t {
 	case frame.TypeData:
 		return body == 0
-	case frame.TypeDataEnd, frame.TypeTrailers, frame.TypeResponse, frame.TypeNotify, frame.TypeRequest:
+	case frame.TypeDataEnd, frame.TypeTrailers, frame.TypeResponse, frame.TypeNotify, frame.TypeInvalidate, frame.TypeRequest:
 		return false
 	}
 	return true

@@ -66,7 +66,7 @@ func (s *Session) frame(f frame.Frame, now time.Time) error {
 	}
 	switch f.Type {
 	case frame.TypePing, frame.TypePong, frame.TypeNotify, frame.TypeNotifyAck, frame.TypeGoAway, frame.TypeDescribe, frame.TypeLocate,
-		frame.TypeHello, frame.TypeAccept, frame.TypeChallenge:
+		frame.TypeInvalidate, frame.TypeInvalidated, frame.TypeHello, frame.TypeAccept, frame.TypeChallenge:
 		if f.Stream != 0 {
 			return protocolError("%v on stream %d", f.Type, f.Stream)
 		}
@@ -96,6 +96,7 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.ponged = now
 		if !s.controlFrame(frame.TypePong, 0, v) {
 			return errQueue
 		}
@@ -106,7 +107,7 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !s.out.flight.pong(v, now) {
+		if !s.out.flight.pong(v, now) && !s.asked.pong(v) {
 			if back := s.dropPing(v); back != nil {
 				close(back)
 			}
@@ -143,6 +144,30 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 			return protocolError("LOCATE from the relay")
 		}
 		s.handler.Locate(lan)
+	case frame.TypeInvalidate:
+		v, err := frame.ParseInvalidate(f.Body)
+		switch {
+		case err != nil:
+			return err
+		case !s.relay:
+			return protocolError("INVALIDATE from the relay")
+		}
+		s.handler.Invalidate(v)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		done := frame.Invalidated{Epoch: v.Epoch, Seq: v.Seq}
+		if !s.control(func(dst []byte) []byte { return frame.AppendInvalidated(dst, done) }) {
+			return errQueue
+		}
+	case frame.TypeInvalidated:
+		v, err := frame.ParseInvalidated(f.Body)
+		switch {
+		case err != nil:
+			return err
+		case s.relay:
+			return protocolError("INVALIDATED from the device")
+		}
+		s.handler.Invalidated(v)
 	case frame.TypeGoAway:
 		g, err := frame.ParseGoAway(f.Body)
 		if err != nil {

@@ -30,12 +30,14 @@ type Carrier interface {
 // they are given they may keep, except a payload or JSON, which is only theirs during
 // the call. All may be nil.
 type Handlers struct {
-	OnNotify   func(frame.Notify)   // relay
-	OnDescribe func(json []byte)    // relay
-	OnLocate   func(lan string)     // relay; a checked URL, empty: no address on a LAN now
-	OnAck      func(tether.EventID) // device
-	OnGoAway   func(frame.GoAway)
-	OnClose    func(error) // last of all; every stream has ended
+	OnNotify      func(frame.Notify)      // relay
+	OnDescribe    func(json []byte)       // relay
+	OnLocate      func(lan string)        // relay; a checked URL, empty: no address on a LAN now
+	OnAck         func(tether.EventID)    // device
+	OnInvalidate  func(frame.Invalidate)  // relay; INVALIDATED follows when it returns
+	OnInvalidated func(frame.Invalidated) // device
+	OnGoAway      func(frame.GoAway)
+	OnClose       func(error) // last of all; every stream has ended
 	// All takes everything in place of the functions: an owner of many sessions has one
 	// value for each of them anyway, and saves what the functions would hold.
 	All Handler
@@ -47,6 +49,8 @@ type Handler interface {
 	Describe(json []byte)
 	Locate(lan string)
 	Acked(tether.EventID)
+	Invalidate(frame.Invalidate)
+	Invalidated(frame.Invalidated)
 	GoAway(frame.GoAway)
 	Closed(error)
 }
@@ -83,6 +87,18 @@ func (f *functions) Locate(lan string) {
 func (f *functions) Acked(id tether.EventID) {
 	if f.h.OnAck != nil {
 		f.h.OnAck(id)
+	}
+}
+
+func (f *functions) Invalidate(v frame.Invalidate) {
+	if f.h.OnInvalidate != nil {
+		f.h.OnInvalidate(v)
+	}
+}
+
+func (f *functions) Invalidated(v frame.Invalidated) {
+	if f.h.OnInvalidated != nil {
+		f.h.OnInvalidated(v)
 	}
 }
 
@@ -152,6 +168,8 @@ type Session struct {
 	quiet    chan struct{} // closed when the last stream ends; nil: nobody waits
 	token    uint32        // of the last PING
 	pings    []ping
+	asked    *asked    // relay; nil: never
+	ponged   time.Time // device: when the last PING that it answered came
 	probed   time.Time // when a silent device was asked
 	out      output
 	earned   int64 // payload bytes since floodFrom

@@ -45,12 +45,13 @@ type Device struct {
 	Dropped      func() uint64 // notifications lost since the last ACCEPT
 	// Certificate is the chain that the factory issued for Key (DER, the device's own first),
 	// asked for at each Connect; nil or empty: there is none (SPEC.md §4.11).
-	Certificate func() [][]byte
-	Generation  func() uint32 // of the owner: rises with each factory reset; nil: not told
-	Handler     http.Handler  // answers requests; each on a goroutine of its own
-	Logger      *slog.Logger
-	OnAck       func(tether.EventID) // must not block
-	OnGoAway    func(frame.GoAway)   // must not block
+	Certificate   func() [][]byte
+	Generation    func() uint32 // of the owner: rises with each factory reset; nil: not told
+	Handler       http.Handler  // answers requests; each on a goroutine of its own
+	Logger        *slog.Logger
+	OnAck         func(tether.EventID)    // must not block
+	OnInvalidated func(frame.Invalidated) // must not block
+	OnGoAway      func(frame.GoAway)      // must not block
 }
 
 // Refused means that the relay spoke the protocol and said no.
@@ -197,7 +198,7 @@ func (d *Device) handshake(c carrier, host string, chain [][]byte) (s *mux.Sessi
 	s = mux.New(carry, mux.Config{
 		SendWindow: accept.Window, RecvWindow: hello.Window, Streams: d.streams(), Accept: server.Serve, Logger: d.Logger,
 		Keepalive: keepalive(accept.Keepalive),
-		Handlers:  mux.Handlers{OnAck: d.OnAck, OnGoAway: d.OnGoAway},
+		Handlers:  mux.Handlers{OnAck: d.OnAck, OnInvalidated: d.OnInvalidated, OnGoAway: d.OnGoAway},
 	})
 	return s, accept, late, nil
 }

@@ -12,7 +12,7 @@ enum { HEADER = 9, MAX_MESSAGE = 196608, MAX_FIELDS = 200, SMALL = 512 };
 enum result { OK, SKIP, MALFORMED, HEAD, CRITICAL };
 
 /* Bodies by type: 1 2 4 8 = u8 u16 u32 u64, s = str8, l = str16 or bin16, n = 32 bytes,
- * u = 16 bytes, f = fields, t = TLVs, r = rest. */
+ * u = 16 bytes, f = fields, p = targets, t = TLVs, r = rest. */
 static const struct { const char *layout; uint32_t max; } types[] = {
 	{0, 0},
 	{"1s1sl42888lt", 20480}, /* HELLO */
@@ -32,6 +32,8 @@ static const struct { const char *layout; uint32_t max; } types[] = {
 	{"n8s1t", SMALL},        /* CHALLENGE */
 	{"r", 16384},            /* DESCRIBE */
 	{"r", SMALL},            /* LOCATE */
+	{"881p", 4096},          /* INVALIDATE */
+	{"88", SMALL},           /* INVALIDATED */
 };
 enum { HELLO = 1, REQUEST = 3, RESPONSE = 4, LOCATE = 17, TYPES = sizeof types / sizeof types[0] };
 
@@ -116,6 +118,13 @@ static enum result fields(struct cursor *c) {
 	return OK;
 }
 
+static void targets(struct cursor *c) { /* paths with their queries */
+	for (uint32_t n = num(c, 2); n > 0 && !c->bad; n--) {
+		struct text t = take(c, num(c, 2));
+		if (t.n == 0 || t.p[0] != '/' || !visible(t)) c->bad = 1;
+	}
+}
+
 static int chain(struct text t) { /* one or more certificates, none of them empty */
 	struct cursor c = {t.p, t.p + t.n, 0};
 	while (c.p < c.end && !c.bad) if (take(&c, num(&c, 2)).n == 0) return 0;
@@ -140,6 +149,7 @@ static enum result body(int type, const uint8_t *p, uint32_t n) {
 		case 'l': texts[0] = texts[1]; texts[1] = texts[2]; texts[2] = take(&c, num(&c, 2)); break;
 		case 'r': rest = take(&c, (uint32_t)(c.end - c.p)); break;
 		case 'f': r = fields(&c); break;
+		case 'p': targets(&c); break;
 		case 't':
 			while (c.p < c.end && !c.bad) {
 				uint32_t tlv = num(&c, 1), len = num(&c, 2);

@@ -4,7 +4,7 @@
 export const TYPE = {
   HELLO: 1, ACCEPT: 2, REQUEST: 3, RESPONSE: 4, NOTIFY: 5, DATA: 6, DATA_END: 7, TRAILERS: 8,
   RESET: 9, WINDOW: 10, PING: 11, PONG: 12, NOTIFY_ACK: 13, GOAWAY: 14, CHALLENGE: 15, DESCRIBE: 16,
-  LOCATE: 17,
+  LOCATE: 17, INVALIDATE: 18, INVALIDATED: 19,
 };
 export const CRITICAL = 128; // the first type that must not be skipped
 export const END = 1; // flag of REQUEST and RESPONSE
@@ -16,6 +16,7 @@ const MAX_FIELDS = 200;
 const MAX_NOTIFY = 32 * 1024;
 const MAX_DESCRIBE = 16 * 1024;
 const MAX_CHAIN = 4096;
+const MAX_TARGETS = 4096;
 const MAX_SMALL = 512;
 
 /** kind is "malformed" (close), "head" (RESET 3) or "critical" (close), as in SPEC.md §3.4. */
@@ -55,6 +56,8 @@ const LAYOUT = {
   [TYPE.GOAWAY]: { code: 'u16', last_stream: 'u32', retry_after: 'u32', spread: 'u32', alternate: 'str8', text: 'str8' },
   [TYPE.DESCRIBE]: { info: 'rest' },
   [TYPE.LOCATE]: { url: 'rest' },
+  [TYPE.INVALIDATE]: { epoch: 'u64', seq: 'u64', flags: 'u8', targets: 'targets' },
+  [TYPE.INVALIDATED]: { epoch: 'u64', seq: 'u64' },
 };
 
 /** maxBody is the most bytes that may follow the stream id (SPEC.md §3.3). */
@@ -65,6 +68,7 @@ function maxBody(type) {
     case TYPE.NOTIFY: return MAX_NOTIFY + MAX_SMALL;
     case TYPE.HELLO: return 20 * 1024;
     case TYPE.DESCRIBE: return MAX_DESCRIBE;
+    case TYPE.INVALIDATE: return MAX_TARGETS;
   }
   return LAYOUT[type] ? MAX_SMALL : MAX_MESSAGE - HEADER;
 }
@@ -105,6 +109,11 @@ export function decode(type, body) {
       }
       return list;
     },
+    targets() {
+      const list = [];
+      for (let n = num(2); n > 0; n--) list.push(readers.str16());
+      return list;
+    },
     tlvs() {
       const list = [];
       while (at < body.length) list.push([num(1), readers.bin16()]);
@@ -140,6 +149,10 @@ export function encode(type, stream, fields) {
     fields(list) {
       num(list.length, 2);
       for (const [name, value] of list) { checkField(name, value); sized(name, 1); sized(value, 2); }
+    },
+    targets(list) {
+      num(list.length, 2);
+      for (const t of list) sized(t, 2);
     },
     tlvs(list) { for (const [t, v] of list) { num(t, 1); sized(v, 2); } },
   };
@@ -206,6 +219,9 @@ function check(type, f) {
       break;
     case TYPE.LOCATE:
       if (!isLanURL(f.url)) throw malformed('url');
+      break;
+    case TYPE.INVALIDATE:
+      for (const t of f.targets) if (!t.startsWith('/') || NOT_VISIBLE.test(t)) throw malformed('target');
       break;
     case TYPE.HELLO:
       if (f.signature.length > MAX_SMALL || Buffer.byteLength(f.info) > MAX_DESCRIBE) throw malformed('HELLO part over its limit');

@@ -178,6 +178,12 @@ func (c *conn) Notify(ev frame.Notify) {
 // Acked is for devices: mux refuses it here.
 func (c *conn) Acked(tether.EventID) {}
 
+// Invalidated is for devices: mux refuses it here.
+func (c *conn) Invalidated(frame.Invalidated) {}
+
+// Invalidate drops what a write on the device made stale (SPEC.md §4.12).
+func (c *conn) Invalidate(frame.Invalidate) {}
+
 // end says why and closes.
 func (c *conn) end(g frame.GoAway, code int) {
 	c.session.GoAway(g)

@@ -26,6 +26,8 @@ type link struct {
 
 	infoChanged <-chan struct{} // taken before the Info of the HELLO was read
 
+	done uint64 // writes that the relay has confirmed; guarded by the ledger's mu
+
 	mu     sync.Mutex
 	acked  tether.EventID // last acknowledgement; guarded by mu
 	ackNew bool           // acked was not looked at yet; guarded by mu
@@ -43,7 +45,7 @@ func newLink(u *Uplink, target *url.URL) *link {
 
 // hooks is what the handshake needs. The reader calls the functions: they only note and signal.
 func (l *link) hooks() Hooks {
-	h := Hooks{OnAck: l.onAck, OnGoAway: l.onGoAway}
+	h := Hooks{OnAck: l.onAck, OnGoAway: l.onGoAway, OnInvalidated: l.onInvalidated, link: l}
 	cfg := &l.up.cfg
 	if cfg.InfoChanged != nil {
 		l.infoChanged = cfg.InfoChanged()
@@ -80,6 +82,7 @@ func (l *link) onGoAway(g frame.GoAway) {
 
 func (l *link) open(s Session, a frame.Accept) {
 	l.session, l.id = s, hex.EncodeToString(a.Session[:])
+	l.up.ledger.tell(l)
 	if a.Spread > 0 {
 		l.spread = time.Duration(a.Spread) * time.Second
 	}

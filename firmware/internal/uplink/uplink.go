@@ -2,7 +2,7 @@
 // relay and the address, waits between attempts so that a fleet never comes back as a herd
 // (SPEC.md, "Reconnect"), moves to another session when the relay drains, and hands
 // notifications, descriptor changes and the LAN address to the session. It never ends by itself and nothing
-// on the LAN waits for it. The session itself is package tether/session's; dial.go joins
+// on the LAN waits for it, but for a moment the answers to writes that a relay is to hear of first. The session itself is package tether/session's; dial.go joins
 // the two.
 package uplink
 
@@ -51,6 +51,9 @@ type Session interface {
 	Notify(n frame.Notify) error
 	Describe(json []byte) error
 	Locate(lan string) error
+	// Invalidate sends v without waiting; ponged is when the last PING came whose PONG went
+	// before it, also of a session that is over. SPEC.md §4.12.
+	Invalidate(v frame.Invalidate) (ponged time.Time, err error)
 	// Drain sends g, waits until no request is being answered or ctx is done, and closes.
 	Drain(ctx context.Context, g frame.GoAway)
 	// Close ends the session at once with a WebSocket close code; Done tells when it has.
@@ -59,10 +62,12 @@ type Session interface {
 
 // Hooks are called by the session's reader; they do not block.
 type Hooks struct {
-	OnAck    func(tether.EventID)
-	OnGoAway func(frame.GoAway)
-	First    tether.EventID // oldest notification that no relay has acknowledged; zero: none
-	Info     []byte         // descriptor JSON; empty: not known yet
+	OnAck         func(tether.EventID)
+	OnGoAway      func(frame.GoAway)
+	OnInvalidated func(frame.Invalidated)
+	First         tether.EventID // oldest notification that no relay has acknowledged; zero: none
+	Info          []byte         // descriptor JSON; empty: not known yet
+	link          *link
 }
 
 // DialFunc opens a session with the relay at u. addr is the address to dial; empty means
@@ -154,6 +159,8 @@ type Uplink struct {
 	mu    sync.Mutex
 	state State // guarded by mu
 
+	ledger ledger
+
 	// Only Run's goroutine touches these.
 	failures int      // in a row; the exponent of the backoff
 	told     string   // kind of failure that was logged last; empty: none since the last success
@@ -197,7 +204,10 @@ func New(cfg Config) (*Uplink, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Uplink{cfg: cfg, log: cfg.Logger, state: State{Since: time.Now()}}, nil
+	now := time.Now()
+	u := &Uplink{cfg: cfg, log: cfg.Logger, state: State{Since: now}}
+	u.ledger = ledger{epoch: rand.Uint64() | 1, alone: len(cfg.Relays) == 1, unknown: now.Add(leaseWait)}
+	return u, nil
 }
 
 // EnvironmentProxy is http.ProxyFromEnvironment for the URL of a relay.

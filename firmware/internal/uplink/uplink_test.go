@@ -25,14 +25,16 @@ type fakeSession struct {
 	opened time.Time
 	done   chan struct{}
 
-	mu        sync.Mutex
-	err       error
-	streams   int
-	notified  []frame.Notify
-	described []string
-	located   []string
-	goAways   []frame.GoAway
-	closed    string
+	mu          sync.Mutex
+	err         error
+	streams     int
+	notified    []frame.Notify
+	described   []string
+	located     []string
+	goAways     []frame.GoAway
+	closed      string
+	ponged      time.Time
+	invalidated []frame.Invalidate
 }
 
 func (s *fakeSession) Done() <-chan struct{} { return s.done }
@@ -60,6 +62,15 @@ func (s *fakeSession) Locate(lan string) error {
 	defer s.mu.Unlock()
 	s.located = append(s.located, lan)
 	return nil
+}
+func (s *fakeSession) Invalidate(v frame.Invalidate) (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed != "" {
+		return s.ponged, errors.New("closed")
+	}
+	s.invalidated = append(s.invalidated, v)
+	return s.ponged, nil
 }
 func (s *fakeSession) places() []string {
 	s.mu.Lock()
