@@ -38,15 +38,16 @@ func (g *Gateway) openCache() (err error) {
 	return err
 }
 
-// invalidator carries word of writes to the relay's copies.
+// invalidator carries word of writes to the relay's copies, as *uplink.Uplink does: Invalidate
+// returns when no relay gives out anything older for the targets any more (SPEC.md §4.12); no
+// targets are all of the device's.
 type invalidator interface {
-	// Invalidate returns when no relay gives out anything older for the targets any more; no
-	// targets means all of the device's. The wait is bounded.
 	Invalidate(ctx context.Context, uris []string) error
 }
 
-// changed tells the relay what a write has made stale, before the write's answer is there. A
-// client that goes away meanwhile does not end the wait: the write was done.
+// changed tells the relay what a write has made stale, before the write's answer is there; it
+// takes 4 s at most. A client that goes away meanwhile does not end the wait: the write was
+// done, and who else sees its effect must not see the old state again.
 func (g *Gateway) changed(ctx context.Context, uris []string, everything bool) {
 	if g.relay == nil {
 		return

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/frame"
 )
 
 // polled is a maker's service that counts who asks for what.
@@ -315,6 +316,50 @@ func TestCacheTellsTheRelay(t *testing.T) {
 	do(t, r.client, "PUT", base+"/nothing") // 404
 	if got := relay.take(); len(got) != 0 {
 		t.Errorf("the relay was told of %q for a write that failed", got)
+	}
+}
+
+// The same with a relay that has leave to answer by itself: it has heard of a write over the
+// LAN before the writer has the answer, with the cache and without.
+func TestCacheTellsAnOpenRelay(t *testing.T) {
+	for _, size := range []int64{0, -1} {
+		relay := newSmallRelay(t)
+		r := start(t, Config{OriginHandler: newPolled(), Cache: size, Relays: relay.url(t), RelayCA: relay.ca})
+		r.until(t, "tether up", func(s Status) bool { return s.Tether.State == "up" })
+		relay.mu.Lock()
+		session, heard, free := relay.last, make(chan struct{}), make(chan struct{})
+		relay.hold = func(v frame.Invalidate) {
+			if len(v.URIs) == 1 && v.URIs[0] == "/state" {
+				close(heard)
+				<-free
+			}
+		}
+		relay.mu.Unlock()
+		if _, err := session.Ask(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			req, _ := http.NewRequestWithContext(t.Context(), "PUT", r.URL()+"state", nil)
+			if resp, err := r.client.Do(req); err != nil {
+				t.Error(err)
+			} else {
+				resp.Body.Close()
+			}
+		}()
+		select {
+		case <-heard:
+		case <-done:
+			t.Fatalf("cache %d: the write was answered before the relay had heard of it", size)
+		}
+		select {
+		case <-done:
+			t.Errorf("cache %d: the write was answered before the relay had confirmed", size)
+		default:
+		}
+		close(free)
+		<-done
 	}
 }
 

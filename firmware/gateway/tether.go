@@ -66,10 +66,11 @@ func (g *Gateway) openUplink() error {
 		StopWait:    g.cfg.StopWait,
 		Logger:      g.log,
 	})
-	if i, ok := any(g.uplink).(invalidator); ok && err == nil {
-		g.relay = i
+	if err != nil {
+		return err
 	}
-	return err
+	g.relay = g.uplink
+	return nil
 }
 
 // dialError says in uplink's words what directs the next attempt.

@@ -34,6 +34,8 @@ type smallRelay struct {
 	infos  []string
 	lan    string
 	events []frame.Notify
+	stale  []string               // what INVALIDATE named; "*" is everything
+	hold   func(frame.Invalidate) // called before INVALIDATED; may be nil
 }
 
 func newSmallRelay(t *testing.T) *smallRelay {
@@ -81,6 +83,18 @@ func (r *smallRelay) open(s *mux.Session, p *session.Peer) mux.Handlers {
 			r.events = append(r.events, n)
 			r.mu.Unlock()
 			go s.Ack(tether.EventID{Epoch: n.Epoch, Seq: n.Seq})
+		},
+		OnInvalidate: func(v frame.Invalidate) {
+			r.mu.Lock()
+			hold := r.hold
+			r.stale = append(r.stale, v.URIs...)
+			if v.Flags&frame.FlagAll != 0 {
+				r.stale = append(r.stale, "*")
+			}
+			r.mu.Unlock()
+			if hold != nil {
+				hold(v)
+			}
 		},
 		OnDescribe: func(b []byte) {
 			r.mu.Lock()
