@@ -9,6 +9,7 @@ import (
 	"github.com/cloudrest/cloudrest/cloud/internal/boltdb"
 	"github.com/cloudrest/cloudrest/cloud/internal/devnode"
 	"github.com/cloudrest/cloudrest/cloud/internal/front"
+	"github.com/cloudrest/cloudrest/cloud/internal/respcache"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/exchange"
 	"github.com/cloudrest/cloudrest/tether/frame"
@@ -18,9 +19,20 @@ import (
 // The parts do not know each other; here each is given the other in its own words.
 
 // nodes is the device node as the front wants it.
-type nodes struct{ n *devnode.Node }
+type nodes struct {
+	n     *devnode.Node
+	cache *respcache.Cache // nil: nothing is stored
+}
 
+// Forward answers from the cache where that may be.
 func (a nodes) Forward(w http.ResponseWriter, r *http.Request, id tether.DeviceID, x front.Exchange) error {
+	if a.cache == nil {
+		return a.forward(w, r, id, x)
+	}
+	return a.cache.Serve(w, r, id, x.Path, x.User, func(w http.ResponseWriter, r *http.Request) error { return a.forward(w, r, id, x) })
+}
+
+func (a nodes) forward(w http.ResponseWriter, r *http.Request, id tether.DeviceID, x front.Exchange) error {
 	err := a.n.Forward(w, r, id, exchange.Options{Path: x.Path, Client: x.Client, ID: x.ID, HeadTimeout: x.HeadTimeout})
 	if err == nil {
 		return nil

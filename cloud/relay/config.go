@@ -42,6 +42,8 @@ const (
 	DefaultStateDir = "/var/lib/cloudrelay"
 	DefaultGrace    = 30 * time.Second // SPEC.md §4.9
 	DefaultGoAway   = 2 * time.Second
+	DefaultCache    = 64 << 20 // bytes
+	MinCache        = 1 << 20  // bytes; less holds too little to be worth it
 
 	DefaultMaxDevices  = devnode.DefaultMaxDevices
 	DefaultKeepalive   = devnode.DefaultKeepalive
@@ -72,12 +74,17 @@ type Config struct {
 	MaxDevices  int           // connected at once; default 20000
 	MaxInFlight int           // requests to devices at once; default 4096
 	HeadTimeout time.Duration // for the head of a device's answer; default 30 s
-	Keepalive   time.Duration // of idle tethers, 15 s to 240 s; default 25 s. Keep it under the balancer's idle limit
-	DrainDelay  time.Duration // after the signal, serve on for so long while /readyz says no; default 0
-	GoAway      time.Duration // time over which devices are sent away; default 2 s
-	Grace       time.Duration // for requests in flight after that; default 30 s
+	// Cache is the memory for answers that may be given out again, in bytes; default 64 MiB,
+	// negative: none are stored.
+	Cache      int64
+	Keepalive  time.Duration // of idle tethers, 15 s to 240 s; default 25 s. Keep it under the balancer's idle limit
+	DrainDelay time.Duration // after the signal, serve on for so long while /readyz says no; default 0
+	GoAway     time.Duration // time over which devices are sent away; default 2 s
+	Grace      time.Duration // for requests in flight after that; default 30 s
 
 	Logger *slog.Logger // nil: silent
+
+	coherence coherence // tests take it away to see what it is good for
 }
 
 // FieldError is a field of Config that is not right.
@@ -104,6 +111,9 @@ func (c *Config) fill() {
 	def(&c.Enroll, EnrollFirstUse)
 	if c.Grace == 0 {
 		c.Grace = DefaultGrace
+	}
+	if c.Cache == 0 {
+		c.Cache = DefaultCache
 	}
 	if c.GoAway == 0 {
 		c.GoAway = DefaultGoAway
@@ -171,6 +181,9 @@ func (c Config) Validate() error {
 		if !p.IsValid() {
 			bad("trusted-proxies", "not an address range")
 		}
+	}
+	if c.Cache >= 0 && c.Cache < MinCache {
+		bad("cache", "want off, or %d bytes or more, not %d", MinCache, c.Cache)
 	}
 	if c.Keepalive != 0 && (c.Keepalive < 15*time.Second || c.Keepalive > 240*time.Second) {
 		bad("keepalive", "want 15s to 4m, not %v", c.Keepalive)

@@ -7,6 +7,7 @@ import (
 	"github.com/cloudrest/cloudrest/cloud/internal/boltdb"
 	"github.com/cloudrest/cloudrest/cloud/internal/devnode"
 	"github.com/cloudrest/cloudrest/cloud/internal/front"
+	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
 )
 
 // describe names the parts' counters for Prometheus.
@@ -29,6 +30,23 @@ func (r *Relay) describe() {
 	s.Gauge("connections", "Connections of clients, and devices that shake hands.", func() float64 { return float64(r.gate.Conns()) })
 	s.Gauge("store_queue_bytes", "Writes that wait for their transaction.", func() float64 { return float64(r.db.Stats().QueueBytes) })
 
+	if r.cache != nil {
+		cache := func(f func(shared.Stats) uint64) func() uint64 {
+			return func() uint64 { return f(r.cache.Stats()) }
+		}
+		s.Gauge("cache_bytes", "Memory of stored answers.", func() float64 { return float64(r.cache.Stats().Bytes) })
+		s.Gauge("cache_entries", "Stored answers.", func() float64 { return float64(r.cache.Stats().Entries) })
+		for result, f := range map[string]func(shared.Stats) uint64{
+			"hit":       func(c shared.Stats) uint64 { return c.Hits },
+			"validated": func(c shared.Stats) uint64 { return c.Validated },
+			"miss":      func(c shared.Stats) uint64 { return c.Misses },
+		} {
+			s.Counter("cache_requests_total", "GET and HEAD by how they were answered: from the store, from there after the device said that it holds, by the device.", cache(f), "result", result)
+		}
+		s.Counter("cache_saved_bytes_total", "Bytes of bodies that did not come over a tether.", cache(func(c shared.Stats) uint64 { return c.Saved }))
+		s.Counter("cache_invalidated_total", "Stored answers dropped because of a write.", cache(func(c shared.Stats) uint64 { return c.Invalidated }))
+		s.Counter("cache_evicted_total", "Stored answers dropped for want of room.", cache(func(c shared.Stats) uint64 { return c.Evictions }))
+	}
 	s.Counter("sessions_opened_total", "Tethers opened.", node(func(n devnode.Stats) uint64 { return n.Opened }))
 	s.Counter("sessions_replaced_total", "Tethers replaced by a newer one of the same device.", node(func(n devnode.Stats) uint64 { return n.Replaced }))
 	s.Counter("sessions_closed_total", "Tethers ended, whatever the reason.", node(func(n devnode.Stats) uint64 { return n.Lost }))

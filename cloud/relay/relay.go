@@ -22,6 +22,7 @@ import (
 	"github.com/cloudrest/cloudrest/cloud/internal/front"
 	"github.com/cloudrest/cloudrest/cloud/internal/metrics"
 	"github.com/cloudrest/cloudrest/cloud/internal/operator"
+	"github.com/cloudrest/cloudrest/cloud/internal/respcache"
 	"github.com/cloudrest/cloudrest/tether/http1"
 	"github.com/cloudrest/cloudrest/tether/mux"
 )
@@ -55,6 +56,7 @@ type Relay struct {
 	db     *boltdb.DB
 	node   *devnode.Node
 	front  *front.Front
+	cache  *respcache.Cache // nil: nothing is stored
 	gate   *front.Gate
 	tokens *operator.Tokens
 	cert   *certificate // nil: TLS off
@@ -121,14 +123,17 @@ func (r *Relay) build() (err error) {
 		return err
 	}
 	r.budget = &mux.Budget{Limit: memory() / 4}
+	if err := r.openCache(); err != nil {
+		return errors.Join(err, r.db.Close())
+	}
 	r.node = devnode.New(devnode.Config{
 		Name: "all", Names: cfg.Domains, TLS: !cfg.TLSOff, Store: nodeStore{r.db}, Directory: directory.NewMemory(),
 		List: list, FirstUse: cfg.Enroll != EnrollList, Factory: factory, Keepalive: cfg.Keepalive, MaxDevices: cfg.MaxDevices,
-		Budget: r.budget, Logger: r.log,
+		Budget: r.budget, Cache: r.drops(), Logger: r.log,
 	})
 	r.set = metrics.New()
 	r.front = front.New(front.Config{
-		Nodes: nodes{r.node}, Store: frontStore{r.db}, Guard: r.tokens, Tether: r.node, Domains: cfg.Domains,
+		Nodes: nodes{r.node, r.cache}, Cache: r.stored(), Store: frontStore{r.db}, Guard: r.tokens, Tether: r.node, Domains: cfg.Domains,
 		TLS: !cfg.TLSOff, Trusted: cfg.TrustedProxies, Ready: r.readiness, MaxInFlight: cfg.MaxInFlight,
 		HeadTimeout: cfg.HeadTimeout, Observe: r.set.Observe, Logger: r.log,
 	})
@@ -159,6 +164,9 @@ func (r *Relay) Addrs() Addrs { return r.addrs }
 // finish. It returns nil then, or the error that ended it.
 func (r *Relay) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, r.db.Close()) }()
+	if r.cache != nil {
+		defer r.cache.Close()
+	}
 	ln, err := net.Listen("tcp", r.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for devices and clients: %w", err)

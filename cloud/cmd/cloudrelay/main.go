@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -120,7 +121,7 @@ type options struct {
 func (o *options) declare(s *settings.Set) {
 	*o = options{
 		cfg: relay.Config{Role: relay.RoleAll, Listen: relay.DefaultListen, StateDir: relay.DefaultStateDir, Metrics: relay.DefaultMetrics,
-			Enroll: relay.EnrollFirstUse, MaxDevices: relay.DefaultMaxDevices, MaxInFlight: relay.DefaultMaxInFlight,
+			Enroll: relay.EnrollFirstUse, Cache: relay.DefaultCache, MaxDevices: relay.DefaultMaxDevices, MaxInFlight: relay.DefaultMaxInFlight,
 			HeadTimeout: relay.DefaultHeadTimeout, Keepalive: relay.DefaultKeepalive, GoAway: relay.DefaultGoAway, Grace: relay.DefaultGrace},
 		tls: true,
 	}
@@ -150,6 +151,8 @@ func (o *options) declare(s *settings.Set) {
 
 	s.Group("Requests")
 	s.Int(&c.MaxInFlight, "max-in-flight", 1, 1_000_000, "how many may be at devices at once; the rest are answered 503 with Retry-After")
+	settings.Value(s, &c.Cache, "cache", "SIZE", fmt.Sprintf("off, or a size of %s or more", settings.FormatSize(relay.MinCache)),
+		"memory for answers of devices that may be given out again (RFC 9111)", parseCache, showCache)
 	s.Duration(&c.HeadTimeout, "head-timeout", time.Second, 10*time.Minute, "how long to wait for the head of a device's answer before 504")
 
 	s.Group("The program")
@@ -158,6 +161,24 @@ func (o *options) declare(s *settings.Set) {
 	s.Duration(&c.GoAway, "goaway", time.Millisecond, 10*time.Minute, "the time over which devices are then sent away")
 	s.Duration(&c.Grace, "grace", time.Second, 10*time.Minute, "how long requests in flight may go on after that")
 	o.log.Declare(s)
+}
+
+func parseCache(text string) (int64, error) {
+	if text == "off" {
+		return -1, nil
+	}
+	n, err := settings.ParseSize(text)
+	if err == nil && n < relay.MinCache {
+		err = errors.New("too small")
+	}
+	return n, err
+}
+
+func showCache(n int64) string {
+	if n < 0 {
+		return "off"
+	}
+	return settings.FormatSize(n)
 }
 
 func parsePrefix(text string) (netip.Prefix, error) {

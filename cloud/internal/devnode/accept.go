@@ -163,6 +163,9 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 	case err != nil:
 		return n.unstored(p, err)
 	case p.Generation > before:
+		if n.cfg.Cache != nil {
+			n.cfg.Cache.InvalidatePrefix(p.ID, "/") // it was the owner's before
+		}
 		n.log.Warn("device was reset to its factory state", "security", "device_factory_reset", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)
 	case p.Generation < before:
 		n.log.Warn("device tells an owner generation that is over: an old copy of its memory?", "security", "device_generation_lower", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)

@@ -31,6 +31,8 @@ type conn struct {
 	flaps   uint8                  // how often in a row a connection of this device was replaced soon
 	lan     atomic.Pointer[string] // URL on its LAN as the device says; nil: none
 	leaving atomic.Bool            // the device said GOAWAY: no new requests
+	told    atomic.Bool            // it tells us of writes
+	mark    mark                   // of the last one; guarded by the node's mu, but for who changes it
 	asked   time.Duration          // on the sweep's clock, when it sent a PING; 0: not. Only the sweep uses it
 	heard   int64                  // LastSeen at that moment, unix nanoseconds
 
@@ -64,6 +66,7 @@ func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifet
 	old := n.conns[id]
 	stale := old != nil && old.epoch > c.epoch // a still newer one was faster
 	if !stale {
+		c.mark = n.remembered(id, old)
 		n.conns[id] = c
 		if old != nil && time.Duration(c.opened-old.opened) < flapWindow {
 			c.flaps = min(old.flaps+1, 100)
@@ -111,6 +114,7 @@ func (c *conn) Closed(err error) {
 	current := n.conns[c.id] == c
 	if current {
 		delete(n.conns, c.id)
+		n.remember(c)
 		n.cfg.Store.Offline(c.id, c.session.LastSeen())
 	}
 	n.mu.Unlock()
@@ -180,9 +184,6 @@ func (c *conn) Acked(tether.EventID) {}
 
 // Invalidated is for devices: mux refuses it here.
 func (c *conn) Invalidated(frame.Invalidated) {}
-
-// Invalidate drops what a write on the device made stale (SPEC.md §4.12).
-func (c *conn) Invalidate(frame.Invalidate) {}
 
 // end says why and closes.
 func (c *conn) end(g frame.GoAway, code int) {

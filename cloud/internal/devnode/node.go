@@ -100,6 +100,7 @@ type Config struct {
 	Keepalive  time.Duration // default 25 s
 	MaxDevices int           // connected at once; default 20000
 	Handshakes int           // at once; default 256
+	Cache      Cache         // of answers, which devices invalidate; nil: there is none
 	Budget     *mux.Budget   // for bytes that wait for slow readers; nil: no bound
 	Logger     *slog.Logger
 }
@@ -114,6 +115,7 @@ type Node struct {
 
 	mu    sync.RWMutex
 	conns map[tether.DeviceID]*conn // the newest of each device; guarded by mu
+	marks map[tether.DeviceID]mark  // of devices without a tether; guarded by mu
 
 	draining atomic.Bool
 	listed   atomic.Uint64 // version that the connections were checked against
@@ -146,7 +148,7 @@ func New(cfg Config) *Node {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{
-		cfg: cfg, log: cfg.Logger, conns: map[tether.DeviceID]*conn{},
+		cfg: cfg, log: cfg.Logger, conns: map[tether.DeviceID]*conn{}, marks: map[tether.DeviceID]mark{},
 		failures: throttle.New(badProofs, badProofsEach),
 	}
 	n.gate.limit = cfg.Handshakes

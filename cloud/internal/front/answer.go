@@ -19,6 +19,7 @@ type answer struct {
 	front  *Front
 	r      *http.Request
 	began  time.Time
+	user   string   // the name of the token it came with
 	prefix string   // "/d/<id>" when the device was named by the path
 	status int      // of the final head; 0: none yet
 	conn   net.Conn // of a tunnel

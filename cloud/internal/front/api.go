@@ -27,7 +27,7 @@ func (f *Front) api(a *answer, r *http.Request, path string) {
 		refuse(a, http.StatusNotFound, "not found: devices are at /d/<id>/, their list at /v1/devices/list")
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !(r.Method == http.MethodDelete && strings.HasSuffix(rest, "/cache")) {
 		a.Header().Set("Allow", "GET, HEAD")
 		refuse(a, http.StatusMethodNotAllowed, "method not allowed")
 		return
@@ -63,6 +63,8 @@ func (f *Front) api(a *answer, r *http.Request, path string) {
 		}
 	case "probe":
 		f.probe(a, r, id)
+	case "cache":
+		f.cache(a, r, id)
 	default:
 		refuse(a, http.StatusNotFound, "not found")
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/cloud/internal/throttle"
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
 	"github.com/cloudrest/cloudrest/tether/sse"
 )
 
@@ -34,6 +35,7 @@ var ErrOffline = errors.New("device offline")
 type Exchange struct {
 	Path        string        // path and query that the device sees, as the client sent them
 	Client      string        // the client's address, ip:port; port 0: not known
+	User        string        // who asks: the name of the operator token
 	ID          string        // UUID for tracing, the same in all logs
 	HeadTimeout time.Duration // for the head of the answer
 }
@@ -99,6 +101,14 @@ type OriginProbe struct {
 	Ms     float64 `json:"ms"` // from the relay to the service and back
 }
 
+// Cache is what is stored of devices' answers.
+type Cache interface {
+	// Entries lists at most limit of a device's, the most recently used first.
+	Entries(id tether.DeviceID, limit int) []shared.Entry
+	// PurgeDevice drops all of them and returns their number.
+	PurgeDevice(id tether.DeviceID) int
+}
+
 // Guard tells good tokens from bad ones.
 type Guard interface {
 	Check(token string) (name string, ok bool)
@@ -123,6 +133,7 @@ type Config struct {
 	Nodes   Nodes
 	Store   Store
 	Guard   Guard
+	Cache   Cache        // nil: there is none
 	Tether  http.Handler // answers tether.TetherPath; nil: not found
 	Domains []string     // names of the relay, lower case; the first is shown to people
 	TLS     bool         // whether this process ends TLS: the scheme in links
@@ -339,7 +350,7 @@ func (f *Front) device(a *answer, r *http.Request, text, path, reqID, prefix str
 	for _, name := range untrusted {
 		delete(r.Header, name)
 	}
-	err = f.cfg.Nodes.Forward(a, r, id, Exchange{Path: path, Client: client, ID: reqID, HeadTimeout: f.cfg.HeadTimeout})
+	err = f.cfg.Nodes.Forward(a, r, id, Exchange{Path: path, Client: client, User: a.user, ID: reqID, HeadTimeout: f.cfg.HeadTimeout})
 	if err != nil {
 		f.fail(a, r, id, err)
 	}

@@ -14,14 +14,15 @@ const (
 	tokenPrefix = "crt_"
 )
 
-// admit lets a request with a good token pass, without the token. A bad one is answered
+// admit lets a request with a good token pass, without the token, whose name is a.user then. A bad one is answered
 // 401, and 429 once its address has tried too often. A good token is heard even from
 // such an address: 256 random bits cannot be guessed, and a neighbour behind the same
 // router has done nothing wrong; what the throttle saves is work and log lines.
 func (f *Front) admit(a *answer, r *http.Request) bool {
 	token, given := takeToken(r.Header)
 	if given {
-		if _, ok := f.cfg.Guard.Check(token); ok {
+		if name, ok := f.cfg.Guard.Check(token); ok {
+			a.user = name
 			return true
 		}
 	}

@@ -5,8 +5,11 @@
 package respcache
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
+	"strings"
+	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
@@ -22,12 +25,20 @@ type Config struct {
 	// is open, and it was heard of so recently that it cannot have given up telling us of a
 	// write. nil: always, which is right only where nobody writes on the LAN.
 	Fresh func(tether.DeviceID) bool
+	// Ask asks a device of which that is not so, in bounded time, and reports whether it is then.
+	// It is only called when a fresh answer is likely stored. nil: nobody does.
+	Ask func(context.Context, tether.DeviceID) bool
 
 	Logger *slog.Logger
 }
 
 // Cache is made by New. It is safe for concurrent use.
-type Cache struct{ shared *shared.Cache }
+type Cache struct {
+	shared   *shared.Cache
+	ask      func(context.Context, tether.DeviceID) bool
+	targeted []string
+	likely   likely
+}
 
 // New makes a cache. It starts nothing; Close ends what requests started.
 func New(c Config) (*Cache, error) {
@@ -48,14 +59,30 @@ func New(c Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cache{s}, nil
+	return &Cache{shared: s, ask: c.Ask, targeted: conf.Targeted, likely: likely{base: time.Now()}}, nil
 }
 
 // Serve answers a request of a user for a device from the store, or through next. path is
 // path and query as the device will see them; user must not be empty unless the relay does
-// not know its users. The error is next's: nothing was written then.
+// not know its users. The error is next's: nothing was written then. What the gateway serves
+// itself, upgrades, and requests of nobody pass by.
 func (c *Cache) Serve(w http.ResponseWriter, r *http.Request, id tether.DeviceID, path, user string, next func(http.ResponseWriter, *http.Request) error) error {
-	return c.shared.Serve(w, r, shared.Target{Space: string(id), URI: path, Principal: user}, next)
+	if user == "" || strings.HasPrefix(path, tether.OwnPrefix) || len(r.Header["Upgrade"]) > 0 {
+		return next(w, r)
+	}
+	t := shared.Target{Space: string(id), URI: path, Principal: user}
+	if c.ask == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return c.shared.Serve(w, r, t, next)
+	}
+	slot := c.likely.slot(t)
+	if c.likely.fresh(slot) {
+		c.ask(r.Context(), id)
+	}
+	err := c.shared.Serve(w, r, t, next)
+	if err == nil {
+		c.likely.note(slot, w.Header(), c.targeted)
+	}
+	return err
 }
 
 // Invalidate makes what is stored for these targets of a device stale, with any query, and
