@@ -1,3 +1,5 @@
+//go:build !no_handler
+
 package origin
 
 import (
@@ -8,6 +10,11 @@ import (
 	"net/http"
 	"sync"
 )
+
+// hasLocal is false with the build tag no_handler, for programs that never set
+// Config.Handler, as cloudrestd is: the server below is net/http's, 90 KB on MIPS when
+// nothing else needs it.
+const hasLocal = true
 
 // local serves an origin in this process. It speaks HTTP/1.1 through memory instead of
 // calling the handler directly: so the handler finds the ResponseWriter it knows, with

@@ -85,6 +85,8 @@ type Config struct {
 func (c Config) Validate() error {
 	var errs []error
 	switch {
+	case c.Handler != nil && !hasLocal:
+		errs = append(errs, errors.New("origin: a handler in this process, which this program is built without (no_handler)"))
 	case c.Dial != nil || c.Handler != nil:
 	case c.URL == nil:
 		errs = append(errs, errors.New("origin: missing, want http://host:port or unix:///path"))

@@ -1100,6 +1100,7 @@ func TestSockets(t *testing.T) {
 }
 
 func TestHandler(t *testing.T) {
+	needLocal(t)
 	var log lockedBuffer
 	cl, err := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -1247,5 +1248,19 @@ func BenchmarkDo(b *testing.B) {
 			r.Next()
 		}
 		r.Close()
+	}
+}
+
+func needLocal(t *testing.T) {
+	if !hasLocal {
+		t.Skip("built with no_handler")
+	}
+}
+
+// TestNoHandler: built without, a handler is a mistake in the configuration.
+func TestNoHandler(t *testing.T) {
+	err := Config{Handler: http.NotFoundHandler()}.Validate()
+	if got, want := err == nil, hasLocal; got != want {
+		t.Errorf("a handler is taken: %v, want %v: %v", got, want, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 // A caller that flushes whenever Ready says no must get to flush an event as soon as it
 // is here, although the line end of its chunk is here too.
 func TestReadyBetweenChunks(t *testing.T) {
+	needLocal(t)
 	more := make(chan struct{})
 	c, err := New(Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "data: 1\n\n")
