@@ -118,7 +118,7 @@ func (c *conn) serve() {
 		}
 		state := t.ConnectionState()
 		if state.NegotiatedProtocol == "h2" {
-			c.srv.h2conns.give(t)
+			c.srv.h2.give(t)
 			return
 		}
 		c.rwc, c.tls = t, &state

@@ -14,7 +14,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,7 +40,8 @@ const (
 // its default. All methods are safe for concurrent use.
 type Server struct {
 	Handler http.Handler
-	// TLS makes the listener speak TLS, and HTTP/2 where "h2" is in NextProtos. nil: plain HTTP/1.1.
+	// TLS makes the listener speak TLS, and HTTP/2 where "h2" is in NextProtos, which it
+	// must not be unless HasHTTP2. nil: plain HTTP/1.1.
 	TLS *tls.Config
 	// HTTP2 bounds HTTP/2 connections.
 	HTTP2 http.HTTP2Config
@@ -58,8 +58,7 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // guarded by mu
 	listeners map[net.Listener]struct{}
-	h2        *http.Server
-	h2conns   *handover
+	h2        *http2Server   // with TLS
 	running   sync.WaitGroup // connections and sweepers
 }
 
@@ -133,13 +132,7 @@ func (s *Server) begin(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	if s.TLS != nil && s.h2 == nil {
-		// HTTP/2 is net/http's: it gets connections whose handshake is done.
-		protocols := new(http.Protocols)
-		protocols.SetHTTP2(true)
-		s.h2conns = newHandover(l.Addr())
-		s.h2 = &http.Server{Handler: s.Handler, Protocols: protocols, HTTP2: &s.HTTP2, MaxHeaderBytes: s.maxHead(),
-			ReadHeaderTimeout: s.headTimeout(), IdleTimeout: s.idleTimeout(), ErrorLog: slog.NewLogLogger(s.log().Handler(), slog.LevelDebug)}
-		s.running.Go(func() { s.h2.Serve(s.h2conns) })
+		s.h2 = startHTTP2(s, l.Addr())
 	}
 	return nil
 }
@@ -204,14 +197,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			c.raw.Close()
 		}
 	}
-	h2, h2conns := s.h2, s.h2conns
+	h2 := s.h2
 	s.mu.Unlock()
 	var err error
 	if h2 != nil {
-		h2conns.Close()
-		if err = h2.Shutdown(ctx); err != nil {
-			h2.Close()
-		}
+		err = h2.shutdown(ctx)
 	}
 	ended := make(chan struct{})
 	go func() { // ends as soon as the connections do, which Close sees to
@@ -241,8 +231,7 @@ func (s *Server) Close() error {
 		c.gone(errServerClosed)
 	}
 	if s.h2 != nil {
-		s.h2conns.Close()
-		s.h2.Close()
+		s.h2.close()
 	}
 	return nil
 }
@@ -273,40 +262,3 @@ func or(d, fallback time.Duration) time.Duration {
 	}
 	return d
 }
-
-// handover is a listener whose connections were accepted elsewhere.
-type handover struct {
-	addr  net.Addr
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newHandover(addr net.Addr) *handover {
-	return &handover{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-// give waits for the server's accept loop, which is always about to accept.
-func (h *handover) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		c.Close()
-	}
-}
-
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, io.EOF
-	}
-}
-
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-func (h *handover) Addr() net.Addr { return h.addr }

@@ -1,7 +1,8 @@
 // Package edge is the gateway's HTTP server toward the LAN with the limits that a device
 // on an open network needs: old TLS, floods of connections, slow loris, readers that do
 // not read. HTTP/1.1 is served by tether/http1, which refuses what two parsers could read
-// differently, HTTP/2 by net/http. It knows nothing of what the handler does.
+// differently, HTTP/2 by net/http, unless the build tag no_http2 leaves that out. It knows
+// nothing of what the handler does.
 package edge
 
 import (
@@ -88,7 +89,7 @@ type Stats struct {
 	RefusedAddress uint64 // MaxPerAddress was reached
 }
 
-// Server serves HTTP/1.1 and, over TLS, HTTP/2. It is safe for concurrent use.
+// Server serves HTTP/1.1 and, over TLS, HTTP/2 if http1.HasHTTP2. It is safe for concurrent use.
 type Server struct {
 	http   http1.Server
 	limits limiter
@@ -106,6 +107,9 @@ func TLSConfig(base *tls.Config) *tls.Config {
 		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 	}
 	t.NextProtos = []string{"h2", "http/1.1"}
+	if !http1.HasHTTP2 {
+		t.NextProtos = t.NextProtos[1:]
+	}
 	// Small records first speed up a page's first bytes over the internet; in the LAN
 	// they only cost system calls.
 	t.DynamicRecordSizingDisabled = true

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cloudrest/cloudrest/tether/http1"
 )
 
 // run serves h until the test ends.
@@ -47,7 +49,7 @@ func run(t *testing.T, h http.HandlerFunc, change func(*Config)) (addr string, s
 
 func client(t *testing.T, h2 bool) *http.Client {
 	protos := []string{"http/1.1"}
-	if h2 {
+	if h2 && http1.HasHTTP2 {
 		protos = []string{"h2"}
 	}
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, NextProtos: protos}, ForceAttemptHTTP2: h2}
@@ -71,6 +73,9 @@ func hello(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto, " ",
 func TestVersions(t *testing.T) {
 	addr, _, _ := run(t, hello, nil)
 	for h2, want := range map[bool]string{false: "HTTP/1.1 true", true: "HTTP/2.0 true"} {
+		if !http1.HasHTTP2 {
+			want = "HTTP/1.1 true"
+		}
 		resp, err := client(t, h2).Get("https://" + addr)
 		if err != nil {
 			t.Fatal(err)
