@@ -312,6 +312,7 @@ func TestFactory(t *testing.T) {
 		if _, refused := errors.AsType[*session.Refused](attack(tls.VersionTLS13)); refused {
 			t.Error("TLS 1.3 with the stolen certificate came as far as the proof, want it to end in TLS")
 		}
+		s.relay.says(`msg="tls handshake" .*invalid signature by the client certificate`)
 		err = attack(tls.VersionTLS12)
 		if e, ok := errors.AsType[*session.Refused](err); !ok || !strings.HasPrefix(e.Text, "certificate mismatch") {
 			t.Errorf("the stolen certificate with another key: %v, want it refused as a mismatch", err)
@@ -563,6 +564,16 @@ func TestMoveToAnotherRelay(t *testing.T) {
 	before := u.online()
 	eventually(t, "the remote path", func() error { return here.alive(here.relayURL("/d/"+before.ID+"/zones"), here.relay) })
 	me := identity()
+	uid, err := os.ReadFile(u.uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{nil, {"--show-uid"}} { // the UID only when asked for
+		_, said := u.command("identity", append(args, "--uid-source", "file="+u.uid)...)
+		if got := strings.Contains(said, strings.TrimSpace(string(uid))); got != (args != nil) || !strings.Contains(said, before.ID) {
+			t.Errorf("identity %q:\n%s\nthe UID is in it: %v", args, said, got)
+		}
+	}
 
 	// Nobody pairs from afar, and the operator of a relay is not the device's owner.
 	away := newPerson(t, here.relayURL("/d/"+before.ID), &tls.Config{InsecureSkipVerify: true}, "")

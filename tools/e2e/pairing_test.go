@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -378,4 +380,93 @@ func mustURL(t *testing.T, s string) *url.URL {
 		t.Fatal(err)
 	}
 	return u
+}
+
+// Where nobody confirms, a second asker closes the window for both.
+func TestPairingTwoAskers(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "garden", sampleOrigin(t))
+	u.start()
+	first, second := stranger(t, u), newPerson(t, u.base(), nil, "127.0.0.2")
+	nonce := make([]byte, trust.NonceSize)
+	commitment := base64.RawURLEncoding.EncodeToString(trust.Commit(nonce))
+	var a pairAnswer
+	if err := first.do("POST", pairPath, fmt.Sprintf(`{"name":"first","commitment":%q}`, commitment)).into(202, &a); err != nil {
+		t.Fatal(err)
+	}
+	if b, status, _, err := second.ask("second"); err != nil || status != 409 || !strings.Contains(b.Message, `"first"`) || !strings.Contains(b.Message, "127.0.0.2") {
+		t.Errorf("the second asker: %d %+v, %v; want 409 that names both", status, b, err)
+	}
+	first.want(409, "POST", pairPath+"/"+a.Request, fmt.Sprintf(`{"nonce":%q}`, base64.RawURLEncoding.EncodeToString(nonce)))
+	st := u.eventually("is there", func(unitStatus) error { return nil })
+	if st.Pairing.Open || st.Pairing.Paired {
+		t.Errorf("after two askers: %+v, want pairing closed and nobody paired", st.Pairing)
+	}
+	if log := string(u.control("GET", "security")); strings.Count(log, "pair_refused") != 2 {
+		t.Errorf("the security events are %s, want both recorded", log)
+	}
+}
+
+// Our own client pairs, keeps the device's key with its token, and leaves both alone when
+// another key is shown.
+func TestPairingOfPrograms(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "garden", sampleOrigin(t))
+	u.start("--name", "Garden irrigation")
+	st := u.eventually("is there", func(unitStatus) error { return nil })
+	cloudrest := func(file string, args ...string) (int, string) {
+		t.Helper()
+		return program(t, "cloudrest", append(args, "--pins", filepath.Join(u.dir, file))...)
+	}
+	cli, say := u.openWindow(true)
+	laptop := start(t, "cloudrest pair", filepath.Join(bin, "cloudrest"), "pair", u.base(), "--name", "laptop", "--pins", filepath.Join(u.dir, "pins"))
+	code := asked(cli, "laptop")
+	if m := laptop.says(`(\d{3}) ?(\d{3})\b`); m[1]+m[2] != code {
+		t.Errorf("cloudrest shows %s, the device %s", m[0], code)
+	}
+	say("y")
+	if code := laptop.ended(); code != 0 || !strings.Contains(laptop.output(), "as owner") {
+		t.Fatalf("cloudrest pair: exit %d:\n%s", code, laptop.output())
+	}
+	if code, said := cloudrest("pins", "get", u.base()+"/zones"); code != 0 || !strings.Contains(said, "Roses") {
+		t.Errorf("get with the token: exit %d: %s", code, said)
+	}
+	if code, said := cloudrest("nobody's pins", "get", u.base()+"/zones", "--fingerprint", st.Pin); code != 1 || !strings.Contains(said, "paired clients only") {
+		t.Errorf("get without a token: exit %d: %s; want 1 and how to pair", code, said)
+	}
+
+	// An invitation needs no window, and pairs once.
+	var invitation struct{ URL string }
+	if code, said := u.command("pair", "--invite", "--role", "guest", "--json"); code != 0 || json.Unmarshal([]byte(said), &invitation) != nil {
+		t.Fatalf("pair --invite: exit %d: %s", code, said)
+	}
+	if code, said := cloudrest("guest's pins", "pair", invitation.URL); code != 0 || !strings.Contains(said, "as guest") {
+		t.Errorf("the invitation: exit %d: %s", code, said)
+	}
+	if code, said := cloudrest("other pins", "pair", invitation.URL); code == 0 {
+		t.Errorf("the invitation pairs twice: %s", said)
+	}
+	if code, said := cloudrest("guest's pins", "post", u.base()+"/zones/2/start"); code != 1 || !strings.Contains(said, "guest") {
+		t.Errorf("a guest changes something: exit %d: %s", code, said)
+	}
+
+	// Another key in the same place, as after a replaced flash: refused, in words.
+	u.run.stop(syscall.SIGTERM)
+	if err := os.Remove(filepath.Join(u.state, "lan-ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	u.start("--name", "Garden irrigation")
+	now := u.eventually("is back", func(unitStatus) error { return nil })
+	if code, said := cloudrest("pins", "get", u.base()+"/zones"); code != 2 || !strings.Contains(said, st.Pin) || !strings.Contains(said, now.Pin) || !strings.Contains(said, "cloudrest forget ") {
+		t.Errorf("with another key: exit %d: %s; want 2, both pins and what to do", code, said)
+	}
+	if strings.Contains(u.run.output(), "bad_token") {
+		t.Error("the token was sent to a device with another key")
+	}
+	if code, said := cloudrest("pins", "forget", st.ID[:8]); code != 0 {
+		t.Errorf("forget: exit %d: %s", code, said)
+	}
+	if code, said := cloudrest("pins", "get", u.base()+"/device", "--fingerprint", now.Pin); code != 0 {
+		t.Errorf("after forget: exit %d: %s", code, said)
+	}
 }
