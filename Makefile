@@ -12,7 +12,7 @@ TESTTIMEOUT = 25m
 PKG         = ./...
 DEPS        = on
 
-.PHONY: help demo test e2e bench deps lint vuln fuzz build clean
+.PHONY: help demo test e2e bench deps lint vuln fuzz build piimage test-image clean
 
 help:
 	@echo 'make demo          build everything and watch the whole story on this machine'
@@ -27,6 +27,9 @@ help:
 	@echo 'make fuzz          every fuzz target in turn, FUZZTIME=20s each'
 	@echo 'make build         programs for this machine, into bin/'
 	@echo './build.sh         static programs for all boards, into dist/ (--help tells more)'
+	@echo 'make piimage       dist/cloudrest-pi.img, an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W (tools/cmd/piimage/README.md)'
+	@echo '                   PIFLAGS="--relay wss://relay.example --origin-binary ./myservice"'
+	@echo 'make test-image    build such an image, boot it in QEMU, update it, cut its power (5 minutes)'
 	@echo 'make deps          install the Debian packages that tests and benchmarks use'
 	@echo 'make clean         remove bin/, dist/ and .demo/'
 
@@ -76,6 +79,15 @@ lint:
 vuln:
 	@echo 'vuln: $(GOVULNCHECK)'; go run $(GOVULNCHECK) ./... || { \
 	echo 'vuln: if it says that it cannot reach https://vuln.go.dev, run it where that is reachable'; exit 1; }
+
+piimage:
+	@mkdir -p bin && cd tools/cmd/piimage && go build -o ../../../bin/piimage .
+	@bin/piimage build $(PIFLAGS)
+
+# Apart from test: the modules of the image are 190 MB, and emulation is slow.
+test-image:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh image)
+	cd tools/cmd/piimage && go vet ./... && go test -count=1 -timeout $(TESTTIMEOUT) -v ./...
 
 fuzz:
 	@tools/fuzz.sh $(FUZZTIME) $(PKG)

@@ -3,8 +3,9 @@
 # when they are there. Daemons that come with them are neither started nor set to start
 # at boot: the tests run their own copies in private network namespaces.
 #
-#   tools/deps.sh [test] [bench] [lint] [build]  what is needed for these jobs (default: all)
-#   tools/deps.sh --check [job...]         only say what is missing; exit 1 if anything is
+#   tools/deps.sh [test] [bench] [lint] [build]  what is needed for these jobs (default: these)
+#   tools/deps.sh image                          for the Raspberry Pi image and its test
+#   tools/deps.sh --check [job...]               only say what is missing; exit 1 if anything is
 set -eu
 
 # job, package, what proves that it is there (a command, or a file), what it is for
@@ -31,6 +32,8 @@ list() {
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
+		image e2fsprogs         mkfs.ext4            the writable partition of the Raspberry Pi image
+		image qemu-system-arm   qemu-system-aarch64  boots the Raspberry Pi image
 	END
 }
 
@@ -40,12 +43,12 @@ for arg; do
 	case $arg in
 	--check) check=yes ;;
 	-h | --help)
-		sed -n '2,8s/^# \{0,1\}//p' "$0"
+		sed -n '2,9s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
-	test | bench | lint | build) jobs="$jobs $arg" ;;
+	test | bench | lint | build | image) jobs="$jobs $arg" ;;
 	*)
-		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint or build" >&2
+		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint, build or image" >&2
 		exit 2
 		;;
 	esac
