@@ -126,16 +126,21 @@ func parseWeighted(buf []weighted, lines []string) (list []weighted, ok bool) {
 			if !isToken(w.name) || len(list) == maxWeighted {
 				return nil, false
 			}
+			// Few enough to insert each where it belongs; slices.SortFunc would be 10 KB
+			// on MIPS for this type alone.
+			i := len(list)
 			list = append(list, w)
+			for ; i > 0 && w.before(list[i-1]); i-- {
+				list[i] = list[i-1]
+			}
+			list[i] = w
 		}
 	}
-	slices.SortFunc(list, func(a, b weighted) int {
-		if a.q != b.q {
-			return b.q - a.q
-		}
-		return strings.Compare(a.name, b.name)
-	})
 	return list, true
+}
+
+func (w weighted) before(o weighted) bool {
+	return w.q > o.q || w.q == o.q && w.name < o.name
 }
 
 func parseQ(s string) (thousandths int, ok bool) {
