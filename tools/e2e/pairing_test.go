@@ -233,6 +233,16 @@ func TestPairing(t *testing.T) {
 	}
 
 	// Factory reset while the gateway runs: it comes back by itself, without an owner.
+	const private = "the children are alone at home"
+	if err := os.WriteFile(filepath.Join(u.dir, "notify"), []byte(private+"\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the notification is kept", func() error {
+		if !u.holds(private) {
+			return errNotYet
+		}
+		return nil
+	})
 	if exit, said := u.command("reset"); exit == 0 {
 		t.Errorf("reset without --yes: exit 0: %s", said)
 	}
@@ -249,6 +259,9 @@ func TestPairing(t *testing.T) {
 		t.Errorf("after a reset: %+v, want the same ID and pin, nobody paired, pairing open", after)
 	}
 	anna.want(401, "GET", "/zones", "")
+	if u.holds(private) || u.holds("Anna") {
+		t.Error("the old owner's notifications or name are still in the state directory")
+	}
 
 	// The first start's window asks nobody and lets one in; the next learns who that was.
 	bert := u.pairOwner("Bert's phone")
@@ -257,6 +270,22 @@ func TestPairing(t *testing.T) {
 	if err != nil || status != 409 || !strings.Contains(late.Message, "Bert's phone") || !strings.Contains(late.Message, "pair --revoke") {
 		t.Errorf("who comes late: %d %q, %v; want 409 that names Bert's phone and how to undo it", status, late.Message, err)
 	}
+}
+
+// holds reports whether a text is in a file of the state directory.
+func (u *unit) holds(text string) bool {
+	u.t.Helper()
+	list, err := os.ReadDir(u.state)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	for _, e := range list {
+		b, err := os.ReadFile(filepath.Join(u.state, e.Name()))
+		if e.Type().IsRegular() && err == nil && strings.Contains(string(b), text) {
+			return true
+		}
+	}
+	return false
 }
 
 // Two clients race in one window, one of them through a man in the middle: his victim's
