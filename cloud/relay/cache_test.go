@@ -1,0 +1,168 @@
+package relay
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cloudrest/cloudrest/tether/frame"
+)
+
+// counting is a device that counts what it is asked.
+func counting(t *testing.T, r *running) (d *thing, asked *atomic.Int64) {
+	t.Helper()
+	asked = &atomic.Int64{}
+	d = newThing(t, "Counter", func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		if strings.HasPrefix(req.RequestURI, "/mine") {
+			w.Header().Set("Cache-Control", "private, max-age=60")
+		}
+		fmt.Fprintf(w, "%d", asked.Add(1))
+	})
+	s := d.connect(r)
+	if _, err := s.Invalidate(frame.Invalidate{Epoch: 9}); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the device has said that it tells of writes", func() bool { return r.node.Lease(t.Context(), d.ID) })
+	return d, asked
+}
+
+func TestStoredAnswers(t *testing.T) {
+	r := start(t, nil)
+	d, asked := counting(t, r)
+	want := func(what, path, token string, body string, n int64) {
+		t.Helper()
+		resp, err := r.do("GET", d.path(path), "", func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+token) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		if string(b) != body || asked.Load() != n || len(resp.Header.Get("X-Cloudrest-Id")) != 36 {
+			t.Errorf("%s: %q with %v, the device was asked %d times, want %q and %d", what, b, resp.Header, asked.Load(), body, n)
+		}
+	}
+	second, err := NewToken(r.dir, "second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("first", "/a?x", r.token, "1", 1)
+	want("again", "/a?x", r.token, "1", 1)
+	want("another user, an answer for everybody", "/a?x", second, "1", 1)
+	want("for one user", "/mine", r.token, "2", 2)
+	want("for one user, again", "/mine", r.token, "2", 2)
+	want("for one user, another user", "/mine", second, "3", 3)
+	want("what the gateway serves itself", "/.cloudrest/v1/status", r.token, "4", 4)
+	want("what the gateway serves itself, again", "/.cloudrest/v1/status", r.token, "5", 5)
+
+	var list struct {
+		Stored []struct {
+			Path, User string
+			Fresh      float64
+		}
+	}
+	api := "/v1/devices/" + string(d.ID) + "/cache"
+	_, body := r.get(api)
+	if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Stored) != 3 || list.Stored[0].Path != "/mine" || list.Stored[0].User != "second" || list.Stored[0].Fresh < 1 {
+		t.Errorf("%v: %s, want three answers, the last used first", err, body)
+	}
+	if _, b := r.get("/v1/devices/list"); !strings.Contains(b, string(d.ID)) {
+		t.Errorf("list: %s", b)
+	}
+	resp, err := r.do("DELETE", api, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || !strings.Contains(string(b), `"purged":3`) {
+		t.Errorf("purge: %d %s, want 3 purged", resp.StatusCode, b)
+	}
+	want("after the purge", "/a?x", r.token, "6", 6)
+
+	// A write over the relay itself.
+	if resp, err := r.do("PUT", d.path("/a"), "x", nil); err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	want("after a write", "/a?x", r.token, "8", 8)
+
+	metrics, err := http.Get("http://" + r.Addrs().Metrics.String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer metrics.Body.Close()
+	text, _ := io.ReadAll(metrics.Body)
+	for _, line := range []string{`cache_requests_total{result="hit"} 3`, "cache_saved_bytes_total 3", "cache_entries 1"} {
+		if !strings.Contains(string(text), line+"\n") {
+			t.Errorf("metrics lack %s", line)
+		}
+	}
+}
+
+func TestStoredAnswersAndConnections(t *testing.T) {
+	r := start(t, nil)
+	d, asked := counting(t, r)
+	get := func(want int64, what string) {
+		t.Helper()
+		if status, b := r.get(d.path("/a")); status != 200 || asked.Load() != want {
+			t.Errorf("%s: %d %q, the device was asked %d times, want %d", what, status, b, asked.Load(), want)
+		}
+	}
+	get(1, "first")
+	get(1, "stored")
+	for _, tc := range []struct {
+		what string
+		tell *frame.Invalidate
+		want int64
+	}{
+		{"nothing was missed", &frame.Invalidate{Epoch: 9}, 1},
+		{"a write was missed", &frame.Invalidate{Epoch: 9, Seq: 1}, 2},
+		{"the daemon is new", &frame.Invalidate{Epoch: 10, Seq: 1}, 3},
+		{"it does not tell", nil, 4},
+	} {
+		s := d.connect(r)
+		if tc.tell != nil {
+			if _, err := s.Invalidate(*tc.tell); err != nil {
+				t.Fatal(err)
+			}
+			r.until("it is told", func() bool { return r.node.Lease(t.Context(), d.ID) })
+		}
+		get(tc.want, tc.what)
+	}
+	s := d.connect(r)
+	s.Invalidate(frame.Invalidate{Epoch: 10, Seq: 1})
+	r.until("it is told", func() bool { return r.node.Lease(t.Context(), d.ID) })
+	get(4, "nothing was missed meanwhile")
+	s.Close(1000, "")
+	<-s.Done()
+	r.until("the device is offline", func() bool { status, _ := r.get(d.path("/a")); return status == http.StatusServiceUnavailable })
+	get2, _ := r.get(d.path("/a"))
+	if get2 != http.StatusServiceUnavailable {
+		t.Errorf("while the device is offline: %d, want 503", get2)
+	}
+	s = d.connect(r)
+	s.Invalidate(frame.Invalidate{Epoch: 10, Seq: 1})
+	r.until("it is told", func() bool { return r.node.Lease(t.Context(), d.ID) })
+	get(4, "nothing was missed while it was offline")
+}
+
+func TestCacheOff(t *testing.T) {
+	r := start(t, func(c *Config) { c.Cache = -1 })
+	asked := 0
+	d := newThing(t, "d", func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		w.Header().Set("Cache-Control", "max-age=60")
+	})
+	s := d.connect(r)
+	if _, err := s.Invalidate(frame.Invalidate{Epoch: 9, Seq: 1, Flags: frame.FlagAll}); err != nil {
+		t.Fatal(err)
+	}
+	r.get(d.path("/"))
+	r.get(d.path("/"))
+	if status, _ := r.get("/v1/devices/" + string(d.ID) + "/cache"); status != 404 || asked != 2 {
+		t.Errorf("cache off: %d, asked %d times, want 404 and 2", status, asked)
+	}
+}
