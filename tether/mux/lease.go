@@ -19,7 +19,9 @@ func (s *Session) Invalidate(v frame.Invalidate) (ponged time.Time, err error) {
 		m.b, _ = frame.AppendInvalidate(m.b, &v) // nothing is left that can be wrong
 	}
 	s.mu.Lock()
-	ponged = s.ponged
+	if s.lease != nil {
+		ponged = s.lease.ponged
+	}
 	err = s.usable()
 	full := s.out.bytes > outLimit+controlLimit
 	if err != nil || full {
@@ -37,12 +39,22 @@ func (s *Session) Invalidate(v frame.Invalidate) (ponged time.Time, err error) {
 	return ponged, nil
 }
 
-// asked is what a relay knows of the PINGs of Ask.
-type asked struct {
+// lease is what a relay knows of the PINGs of Ask, and a device of those it answered.
+type lease struct {
+	ponged time.Time // device: when the last one came
+
 	token  uint32        // of the one under way
 	sent   time.Time     // when it went out
 	back   chan struct{} // closed with its PONG; nil: none is under way
 	proven time.Time     // when the last one that was answered had gone out
+}
+
+// leases makes the lease if there is none. s.mu is held.
+func (s *Session) leases() *lease {
+	if s.lease == nil {
+		s.lease = &lease{}
+	}
+	return s.lease
 }
 
 // Proven is when the last PING of Ask that was answered had gone out (relay): all that the
@@ -50,10 +62,10 @@ type asked struct {
 func (s *Session) Proven() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.asked == nil {
+	if s.lease == nil {
 		return time.Time{}
 	}
-	return s.asked.proven
+	return s.lease.proven
 }
 
 // Ask waits for the PONG to a PING, one for all that wait at the same time, and returns when
@@ -64,10 +76,7 @@ func (s *Session) Ask(ctx context.Context) (sent time.Time, err error) {
 		s.mu.Unlock()
 		return time.Time{}, err
 	}
-	if s.asked == nil {
-		s.asked = &asked{}
-	}
-	a := s.asked
+	a := s.leases()
 	if a.back != nil {
 		sent, back := a.sent, a.back
 		s.mu.Unlock()
@@ -98,7 +107,7 @@ func (s *Session) answered(ctx context.Context, back chan struct{}) error {
 }
 
 // pong takes a PONG; it reports whether that was the one. s.mu is held.
-func (a *asked) pong(token uint32) bool {
+func (a *lease) pong(token uint32) bool {
 	if a == nil || a.back == nil || a.token != token {
 		return false
 	}

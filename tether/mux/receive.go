@@ -96,7 +96,9 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.ponged = now
+		if !s.relay {
+			s.leases().ponged = now
+		}
 		if !s.controlFrame(frame.TypePong, 0, v) {
 			return errQueue
 		}
@@ -107,7 +109,7 @@ func (s *Session) connectionFrame(f frame.Frame, now time.Time) error {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if !s.out.flight.pong(v, now) && !s.asked.pong(v) {
+		if !s.out.flight.pong(v, now) && !s.lease.pong(v) {
 			if back := s.dropPing(v); back != nil {
 				close(back)
 			}

@@ -168,8 +168,7 @@ type Session struct {
 	quiet    chan struct{} // closed when the last stream ends; nil: nobody waits
 	token    uint32        // of the last PING
 	pings    []ping
-	asked    *asked    // relay; nil: never
-	ponged   time.Time // device: when the last PING that it answered came
+	lease    *lease    // nil: no PING yet that it is about
 	probed   time.Time // when a silent device was asked
 	out      output
 	earned   int64 // payload bytes since floodFrom

@@ -28,7 +28,6 @@ type conn struct {
 	proven  proven
 	epoch   uint64                 // of the directory
 	opened  int64                  // unix nanoseconds
-	flaps   uint8                  // how often in a row a connection of this device was replaced soon
 	lan     atomic.Pointer[string] // URL on its LAN as the device says; nil: none
 	leaving atomic.Bool            // the device said GOAWAY: no new requests
 	told    atomic.Bool            // it tells us of writes
@@ -37,10 +36,11 @@ type conn struct {
 	heard   int64                  // LastSeen at that moment, unix nanoseconds
 
 	unstored atomic.Int32 // events handed to the store
+	flaps    uint8        // how often in a row a connection of this device was replaced soon
+	acking   bool         // a goroutine sends ack; guarded by ackMu
 
-	ackMu  sync.Mutex
-	ack    tether.EventID // to send; guarded by ackMu
-	acking bool           // a goroutine sends it; guarded by ackMu
+	ackMu sync.Mutex
+	ack   tether.EventID // to send; guarded by ackMu
 }
 
 // proven is what is kept of who came: not the certificate itself, only its times.
