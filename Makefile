@@ -27,7 +27,7 @@ help:
 	@echo 'make fuzz          every fuzz target in turn, FUZZTIME=20s each'
 	@echo 'make build         programs for this machine, into bin/'
 	@echo './build.sh         static programs for all boards, into dist/ (--help tells more)'
-	@echo 'make piimage       dist/cloudrest-pi.img, an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W (tools/cmd/piimage/README.md)'
+	@echo 'make piimage       images/cloudrest-pi.img, an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W (tools/cmd/piimage/README.md)'
 	@echo '                   PIFLAGS="--relay wss://relay.example --origin-binary ./myservice"'
 	@echo 'make test-image    build such an image, boot it in QEMU, update it, cut its power (5 minutes)'
 	@echo 'make deps          install the Debian packages that tests and benchmarks use'

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	defaultOut    = "dist/cloudrest-pi.img"
+	defaultOut    = "images/cloudrest-pi.img"
 	defaultOrigin = "http://127.0.0.1:8080"
 
 	// On the device. The FIFO is on tmpfs, what must survive is not.
@@ -48,6 +48,8 @@ const (
 	originPackage  = ownModule + "/onboard/origin"
 	guardPackage   = ownModule + "/onboard/guard"
 	pairPackage    = ownModule + "/onboard/pair"
+
+	dhcpPackage = "github.com/gokrazy/gokrazy/cmd/dhcp"
 )
 
 // board is a kind of machine.
@@ -74,6 +76,7 @@ type options struct {
 	origin, originBinary                  string
 	originArgs                            repeated
 	uidSource, button, led                string
+	network                               string
 	trial                                 time.Duration
 }
 
@@ -99,6 +102,7 @@ func (o *options) declare(f *flag.FlagSet) {
 	f.Var(&o.originArgs, "origin-arg", "an `argument` for it; may be given several times")
 	f.StringVar(&o.origin, "origin", defaultOrigin, "the `URL` where it listens")
 	f.StringVar(&o.uidSource, "uid-source", "device-tree,mac,random", "where the UID of the board comes from, as in cloudrestd --help")
+	f.StringVar(&o.network, "interface", "eth0", "the network interface that gets an address by DHCP; some USB adapters are usb0")
 	f.StringVar(&o.button, "button", "", "the GPIO `line` of the pairing button, such as GPIO17")
 	f.StringVar(&o.led, "led", "", "the LED that shows the pairing window, such as gpio=GPIO27")
 	f.DurationVar(&o.trial, "trial", 3*time.Minute, "after an update, how long the gateway and the service may take until they answer; then the version before comes back")
@@ -287,7 +291,7 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 	const blockSize = 512 // of st_blocks, whatever the file system's is
 	step("%s: %d bytes, of them %d on this disk; the read-only root has %d", o.out, size, st.Blocks*blockSize, root)
 	if b.name == "pi" {
-		fmt.Fprintf(out, "\nWrite it:       dd if=%s of=/dev/sdX bs=4M conv=fsync,sparse   (sdX: the SD card, all of it)\n", o.out)
+		fmt.Fprintf(out, "\nWrite it:       dd if=%s of=/dev/sdX bs=4M conv=fsync   (sdX: the SD card, all of it)\n", o.out)
 		fmt.Fprintf(out, "Pair a phone:   piimage pair ADDRESS --secrets %s\n", secretsFile)
 		fmt.Fprintf(out, "Its own page:   https://ADDRESS:%s, user gokrazy, password in %s\n", updatePort, secretsFile)
 	}
@@ -337,6 +341,7 @@ func (o *options) instance(work, source string, b board, s *secrets) error {
 		}
 	}
 	programs := map[string]packageConfig{
+		dhcpPackage:  {GoBuildFlags: small, CommandLineFlags: []string{"-interface=" + o.network}},
 		guardPackage: {GoBuildFlags: small, CommandLineFlags: []string{"--patience", o.trial.String()}},
 		pairPackage:  {GoBuildFlags: small, CommandLineFlags: []string{"--role", "owner", "--state-dir", stateDir}, DontStart: true},
 	}
@@ -374,14 +379,16 @@ func (o *options) instance(work, source string, b board, s *secrets) error {
 		PackageConfig: programs,
 		SerialConsole: b.console,
 		// Without gokrazy's heartbeat, which reports to a service of its own.
-		GokrazyPackages: []string{"github.com/gokrazy/gokrazy/cmd/dhcp", "github.com/gokrazy/gokrazy/cmd/ntp", "github.com/gokrazy/gokrazy/cmd/randomd"},
+		GokrazyPackages: []string{dhcpPackage, "github.com/gokrazy/gokrazy/cmd/ntp", "github.com/gokrazy/gokrazy/cmd/randomd"},
 		KernelPackage:   b.kernel, FirmwarePackage: b.firmware, EEPROMPackage: b.prom,
 		// gokrazy's testboot puts its flag in front of the newline, which this version of gok
 		// leaves out.
 		KernelExtraArgs: []string{"\n"},
 	}
 	for name := range programs {
-		cfg.Packages = append(cfg.Packages, name)
+		if name != dhcpPackage { // is one of gokrazy's own
+			cfg.Packages = append(cfg.Packages, name)
+		}
 	}
 	slices.Sort(cfg.Packages)
 	text, err := json.MarshalIndent(cfg, "", "  ")

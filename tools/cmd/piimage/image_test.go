@@ -34,13 +34,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// buildImage makes an image for the virtual computer.
+// buildImage makes an image.
 func buildImage(t *testing.T, version, out string, args ...string) {
 	t.Helper()
 	t.Setenv("VERSION", version)
 	var text bytes.Buffer
 	begin := time.Now()
-	args = append([]string{"build", "--board", "vm", "--out", out, "--secrets", filepath.Join(filepath.Dir(out), "secrets.json"), "--trial", "45s"}, args...)
+	args = append([]string{"build", "--out", out, "--secrets", filepath.Join(filepath.Dir(out), "secrets.json"), "--trial", "45s"}, args...)
 	if code := run(args, &text, &text); code != exitOK {
 		t.Fatalf("piimage %s: exit %d\n%s", strings.Join(args, " "), code, &text)
 	}
@@ -171,17 +171,13 @@ var invitation = regexp.MustCompile(`https://\S+/\.cloudrest/#c=([a-z2-7]{52})\.
 // The whole life of a device: the first start, pairing, a power cut in the middle of
 // writes, an update that stays, one that does not, and the way back.
 func TestImage(t *testing.T) {
-	for _, tool := range []string{qemu, "mkfs.ext4"} {
-		if _, err := findTool(tool, ""); err != nil {
-			t.Skipf("%s is not installed (tools/deps.sh image)", tool)
-		}
-	}
+	needTools(t)
 	dir := t.TempDir()
 	disk, secretsFile := filepath.Join(dir, "v1.img"), filepath.Join(dir, "secrets.json")
-	buildImage(t, "v1.0.0", disk)
+	buildImage(t, "v1.0.0", disk, "--board", "vm")
 
 	begin := time.Now()
-	v := newVM(t, disk)
+	v := newVM(t, virt, disk)
 	pin := ""
 	p := newPhone(t, v, func() string { return pin })
 	first := p.up(t)
@@ -244,7 +240,7 @@ func TestImage(t *testing.T) {
 	p.sameEvents(t, seen)
 
 	next := filepath.Join(dir, "v2.img")
-	buildImage(t, "v2.0.0", next)
+	buildImage(t, "v2.0.0", next, "--board", "vm")
 	begin = time.Now()
 	out, code = tool("update", v.updateAddress(), "--secrets", secretsFile, "--image", next)
 	t.Logf("update took %.0f s in emulation\n%s", time.Since(begin).Seconds(), out)
@@ -258,7 +254,7 @@ func TestImage(t *testing.T) {
 
 	// A service that ends at once: the new version does not stay, without anybody's help.
 	bad := filepath.Join(dir, "v3.img")
-	buildImage(t, "v3.0.0", bad, "--origin-binary", broken(t))
+	buildImage(t, "v3.0.0", bad, "--board", "vm", "--origin-binary", broken(t))
 	out, code = tool("update", v.updateAddress(), "--secrets", secretsFile, "--image", bad)
 	t.Logf("the bad update:\n%s", out)
 	if code != exitFailed || !strings.Contains(out, errBack.Error()) {
@@ -270,7 +266,7 @@ func TestImage(t *testing.T) {
 
 	// An update once more over the bad slot, and a power cut while it is on trial.
 	c := &client{address: v.updateAddress(), secretsFile: secretsFile}
-	buildImage(t, "v4.0.0", next)
+	buildImage(t, "v4.0.0", next, "--board", "vm")
 	cutOnTrial(t, v, c, next)
 	if s := p.up(t); s.Version != "v2.0.0" {
 		t.Errorf("after a power cut on trial: version %s, want v2.0.0", s.Version)
@@ -289,6 +285,39 @@ func TestImage(t *testing.T) {
 		t.Errorf("piimage switch-back: exit %d, then %+v, want v2.0.0 of %s", code, s, first.ID)
 	}
 	p.sameEvents(t, seen)
+}
+
+func needTools(t *testing.T) {
+	t.Helper()
+	for _, tool := range []string{qemu, "mkfs.ext4"} {
+		if _, err := findTool(tool, ""); err != nil {
+			t.Skipf("%s is not installed (tools/deps.sh image)", tool)
+		}
+	}
+}
+
+// The image for the Raspberry Pi itself, with its kernel.
+func TestPi3(t *testing.T) {
+	needTools(t)
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/gokrazy/kernel.rpi").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "pi.img")
+	// QEMU's network adapter is another one than the board's.
+	buildImage(t, "v1.0.0", disk, "--interface", "usb0")
+	begin := time.Now()
+	v := newVM(t, pi3(filepath.Join(strings.TrimSpace(string(out)), "bcm2710-rpi-3-b.dtb")), disk)
+	s := newPhone(t, v, func() string { return "" }).up(t)
+	t.Logf("in emulation, gateway and service answer %.0f s after the start", time.Since(begin).Seconds())
+	if s.Version != "v1.0.0" {
+		t.Errorf("version %q, want v1.0.0", s.Version)
+	}
+	c := &client{address: v.updateAddress(), secretsFile: filepath.Join(filepath.Dir(disk), "secrets.json")}
+	now, _, err := c.target(t.Context(), io.Discard)
+	if want := "Raspberry Pi 3 Model B"; err != nil || now.Model != want {
+		t.Errorf("model %q, %v, want %q", now.Model, err, want)
+	}
 }
 
 // tool runs piimage.

@@ -20,7 +20,7 @@ import (
 const usage = `Makes an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W, and updates devices that
 were made with it.
 
-  piimage build                             dist/cloudrest-pi.img, with the sample service
+  piimage build                             images/cloudrest-pi.img, with the sample service
   piimage build --origin-binary ./myservice --relay wss://relay.example
   piimage pair garden.local                 a QR code that pairs the first phone
   piimage update garden.local --image new.img

@@ -21,6 +21,7 @@ import (
 // the kernel and its command line from the boot partition at every start.
 type vm struct {
 	t             *testing.T
+	machine       machine
 	image         string
 	https, update int // ports on 127.0.0.1
 
@@ -31,10 +32,32 @@ type vm struct {
 	starts  int
 }
 
+// machine is what QEMU emulates.
+type machine struct {
+	args           []string
+	drive, network string // devices: the disk (empty: an SD card), the network card
+	cmdline        string // what the emulation needs besides the command line of the image
+}
+
+var virt = machine{
+	args:    []string{"-machine", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "512"},
+	drive:   "virtio-blk-pci,drive=d0",
+	network: "virtio-net-pci,netdev=n0,romfile=",
+}
+
+// pi3 is a Raspberry Pi 3 with a USB network adapter. Its watchdog restarts QEMU at once.
+func pi3(dtb string) machine {
+	return machine{
+		args:    []string{"-machine", "raspi3b", "-dtb", dtb, "-serial", "null"},
+		network: "usb-net,netdev=n0",
+		cmdline: " initcall_blacklist=bcm2835_wdt_driver_init console=ttyAMA1,115200",
+	}
+}
+
 const qemu = "qemu-system-aarch64"
 
-func newVM(t *testing.T, image string) *vm {
-	v := &vm{t: t, image: image, https: freePort(t), update: freePort(t)}
+func newVM(t *testing.T, m machine, image string) *vm {
+	v := &vm{t: t, machine: m, image: image, https: freePort(t), update: freePort(t)}
 	v.on()
 	t.Cleanup(func() {
 		v.cut()
@@ -91,11 +114,15 @@ func (v *vm) start() error {
 	}
 	v.starts++
 	fmt.Fprintf(&v.console, "\n== start %d: %s\n", v.starts, cmdline)
-	cmd := exec.Command(qemu, "-machine", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "512", "-display", "none", "-serial", "stdio",
-		"-no-reboot", "-kernel", kernel.Name(), "-append", cmdline,
-		"-drive", "if=none,id=d0,format=raw,file="+v.image, "-device", "virtio-blk-pci,drive=d0",
+	cmd := exec.Command(qemu, v.machine.args...)
+	cmd.Args = append(cmd.Args, "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel.Name(), "-append", cmdline+v.machine.cmdline,
 		"-netdev", fmt.Sprintf("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:%d-:443,hostfwd=tcp:127.0.0.1:%d-:%s", v.https, v.update, updatePort),
-		"-device", "virtio-net-pci,netdev=n0,romfile=")
+		"-device", v.machine.network)
+	if v.machine.drive != "" {
+		cmd.Args = append(cmd.Args, "-drive", "if=none,id=d0,format=raw,file="+v.image, "-device", v.machine.drive)
+	} else {
+		cmd.Args = append(cmd.Args, "-drive", "if=sd,format=raw,file="+v.image)
+	}
 	cmd.Stdout, cmd.Stderr = locked{&v.mu, &v.console}, locked{&v.mu, &v.console}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
