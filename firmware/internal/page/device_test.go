@@ -357,6 +357,10 @@ func (d *device) api() http.Handler {
 	})
 	handle("DELETE /session", "", func(*http.Request, *client, map[string]string) any { return nil })
 	handle("GET /security", owners, func(*http.Request, *client, map[string]string) any { return slices.Clone(d.security) })
+	handle("DELETE /cache", owners, func(*http.Request, *client, map[string]string) any {
+		d.status["cache"].(object)["entries"] = 0
+		return object{"removed": 3}
+	})
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { sse.Serve(w, r, d.ring, sse.Options{}) })
 	return mux
 }

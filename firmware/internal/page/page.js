@@ -230,6 +230,9 @@ function showStatus() {
 	text($('#s-uptime'), span(s.uptime))
 	const lost = n.dropped_unacknowledged ? ', ' + n.dropped_unacknowledged + ' lost' : ''
 	text($('#s-notes'), n.kept + ' kept' + (t.state === 'off' ? '' : n.unacknowledged ? ', ' + n.unacknowledged + ' not delivered yet' : ', all delivered') + lost)
+	const c = s.cache
+	$('#s-cache-row').hidden = c?.state !== 'on'
+	if (c) text($('#s-cache'), c.entries + ' answers kept (' + Math.ceil(c.bytes / 1024) + ' KB), ' + c.hits + ' of ' + (c.hits + c.misses + c.validations) + ' requests answered from it')
 	text($('#s-id'), s.id)
 	text($('#s-pin'), s.certificate_sha256 || '')
 
@@ -281,8 +284,10 @@ async function enter() {
 		showInvitation()
 	}
 	may ? events.start() : events.stop()
+	const first = document.body.dataset.view === 'loading'
+	if (first) await refresh() // shown when all is there, so that nothing moves
 	document.body.dataset.view = me ? 'in' : 'out'
-	await refresh()
+	if (!first) await refresh()
 }
 
 // refresh asks for everything that changes slowly.
@@ -720,6 +725,12 @@ async function security() {
 on('#security-more', () => {
 	allSecurity = true
 	return security()
+})
+
+on('#cache-empty', async () => {
+	await api('DELETE', 'cache')
+	state.status = (await api('GET', 'status')).data
+	showStatus()
 })
 
 $('#out').addEventListener('click', e => confirmed(e.currentTarget, 'Sign out? To come back, this ' + thing + ' must pair again. Its entry stays in the list until it is revoked.', 'Sign out', async () => {

@@ -17,7 +17,7 @@ import (
 // states are the tests of TestStates, in one browser; each has a device of its own.
 var states = map[string]func(t *testing.T, d *device, open func(screen browser.Screen, agent string) *browser.Page){
 	"hostile texts": hostile, "window with approval": approval, "answers to the asker": answers, "device away": away, "foreign invitation": foreign,
-	"member": member, "rename": rename, "no pairing here": noPairing, "troubles": troubles, "many events": manyEvents, "first start": firstStart, "keyboard": keyboard,
+	"member": member, "rename": rename, "no pairing here": noPairing, "troubles": troubles, "cache": cached, "many events": manyEvents, "first start": firstStart, "keyboard": keyboard,
 }
 
 func TestStates(t *testing.T) {
@@ -262,6 +262,20 @@ func troubles(t *testing.T, d *device, open func(browser.Screen, string) *browse
 	Do(t, p.Read(ctx, "#state", "only in this network"))
 	d.set(func() { d.status["tether"] = object{"state": "off"} })
 	Do(t, p.Read(ctx, "#state", "Online, in this network"), p.Read(ctx, "#s-reach", "In this network only"))
+}
+
+// Everybody sees what the cache does; an owner empties it.
+func cached(t *testing.T, d *device, open func(browser.Screen, string) *browser.Page) {
+	ctx := t.Context()
+	d.set(func() {
+		d.status["cache"] = object{"state": "on", "entries": 3, "bytes": 5000, "hits": 40, "misses": 8, "validations": 2}
+	})
+	p := open(browser.Phone, Pixel)
+	Do(t, p.Go(ctx, d.srv.URL+Path), p.Click(ctx, "#status summary"), p.Read(ctx, "#s-cache", "3 answers kept (5 KB), 40 of 50 requests"), p.Miss(ctx, "#cache-empty"))
+	d.enter(t, p, "Phone", "owner")
+	Do(t, p.Click(ctx, "#status summary"), p.See(ctx, "#cache-empty"))
+	look(t, "cache", p, browser.Phone)
+	Do(t, p.Click(ctx, "#cache-empty"), p.Read(ctx, "#s-cache", "0 answers kept"))
 }
 
 // The last 50 events are shown, newest first, each once.
