@@ -1,13 +1,12 @@
 // Package lancert is the device's own certificate authority for the LAN. The authority's
 // key is made at first boot and kept for life: clients pin it (SPEC.md §11.1). It signs a
 // leaf for the names and addresses that the device has now, and a new one when they change,
-// when a third of its life is left, or when the clock was set. The leaf and its key are
-// in memory only, so that an address which comes and goes wears out no flash. Who listens and
-// who watches the addresses is the gateway's matter.
+// when a third of its life is left, or when the clock was set. The leaf is kept for the next
+// start, but written at most once an hour, so that an address which comes and goes wears out
+// no flash. Who listens and who watches the addresses is the gateway's matter.
 package lancert
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,6 +36,8 @@ const (
 	// File is the name of the file with the authority's certificate and key in the state
 	// directory.
 	File = "lan-ca.pem"
+	// LeafFile is that of the leaf and its key. It may be removed: there will be another.
+	LeafFile = "lan-leaf.pem"
 	// FirstStart is why an authority is made when none was there.
 	FirstStart = "first start"
 
@@ -52,6 +53,7 @@ const (
 	renewLeft  = leafLife / 3
 	slack      = day         // clients' clocks may be behind ours
 	checkEvery = time.Minute // of the clock; the wall clock may jump, so no timer can know
+	saveEvery  = time.Hour   // of the leaf, at most
 	serialBits = 127
 )
 
@@ -80,11 +82,13 @@ type Authority struct {
 	pin   string
 	floor time.Time // clocks before it are wrong
 	leaf  atomic.Pointer[tls.Certificate]
+	file  string // of the leaf
 
 	mu    sync.Mutex   // guards what follows, and is held while a leaf is made
 	host  string       // as given last
 	addrs []netip.Addr // likewise
 	timed bool         // the leaf was made by a clock that can be right
+	saved time.Time    // when the leaf was written last
 }
 
 // Open reads the authority from the state directory, or makes it, and makes a leaf. made is
@@ -136,6 +140,8 @@ func Open(cfg Config) (a *Authority, made string, err error) {
 	if begin := a.ca.NotBefore.Add(slack); begin.After(a.floor) { // a newer build made it
 		a.floor = begin
 	}
+	a.file = filepath.Join(cfg.Dir, LeafFile)
+	a.load()
 	_, err = a.Update(cfg.HostName, cfg.Addrs)
 	return a, made, err
 }
@@ -201,8 +207,47 @@ func (a *Authority) renew() (why string, err error) {
 	}
 	a.leaf.Store(leaf)
 	a.timed = timed
+	a.save(leaf)
 	a.log.Info("the LAN certificate is new", "reason", why, "names", names, "addresses", ips, "until", to)
 	return why, nil
+}
+
+// load takes the leaf of an earlier start, so that a browser which was told to accept it
+// does not ask again after each. Whether it still does is for reason to say.
+func (a *Authority) load() {
+	content, err := statefile.Read(a.file)
+	if err != nil {
+		return // there will be a new one
+	}
+	kept, err := tls.X509KeyPair(content, content)
+	if err != nil {
+		return
+	}
+	leaf, err := x509.ParseCertificate(kept.Certificate[0])
+	if err != nil || leaf.IsCA || leaf.Subject.CommonName != LocalName(a.id) || leaf.CheckSignatureFrom(a.ca) != nil {
+		return
+	}
+	kept.Certificate, kept.Leaf = [][]byte{leaf.Raw, a.ca.Raw}, leaf
+	a.leaf.Store(&kept)
+	a.timed = !leaf.NotAfter.Equal(a.ca.NotAfter)
+}
+
+// save keeps the leaf for the next start, at most once in saveEvery: an address that comes
+// and goes shall not wear the flash out. It is a courtesy, and a full disk no reason to stop.
+// mu is held.
+func (a *Authority) save(leaf *tls.Certificate) {
+	now := time.Now() // its monotonic part: the clock may jump
+	if !a.saved.IsZero() && now.Sub(a.saved) < saveEvery {
+		return
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
+	if err == nil {
+		err = statefile.Write(a.file, pair(leaf.Certificate[0], key))
+	}
+	if err != nil {
+		a.log.Warn("the LAN certificate is not kept, the next start makes another", "err", err)
+	}
+	a.saved = now
 }
 
 // span is the life of a leaf that is made now. By a clock that cannot be right it is as
@@ -285,10 +330,13 @@ func create(cfg Config) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	return b.Bytes(), nil
+	return pair(der, keyDER), nil
+}
+
+// pair is a certificate and its key in PEM form.
+func pair(cert, key []byte) []byte {
+	b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	return append(b, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
 }
 
 // draw makes a key and a serial number.
