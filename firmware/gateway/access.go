@@ -75,6 +75,17 @@ func (g *Gateway) securityEvent(e pairing.SecurityEvent) {
 	default:
 		return // strangers cause them: they must not fill the journal
 	}
+	if g.pairing == nil {
+		return // it is being opened, and nobody listens yet
+	}
+	// All who are paired read the events, and so may the relay; codes and addresses are for
+	// owners, in the security log.
+	e.From, e.Detail = "", ""
+	for _, c := range g.pairing.Clients() {
+		if c.ID == e.Client {
+			e.Detail = c.Name
+		}
+	}
 	text, err := json.Marshal(e)
 	if err != nil {
 		panic("gateway: " + err.Error()) // a type of our own
@@ -90,7 +101,9 @@ func (g *Gateway) securityEvent(e pairing.SecurityEvent) {
 func (g *Gateway) pairingWindow(open bool, code string) {
 	switch {
 	case code != "":
-		g.log.Info("the phone must show the same code", "code", code)
+		if open {
+			g.log.Info("the phone must show the same code", "code", code)
+		}
 		g.show(board.Digits(code)) // to be compared, or of who has paired
 	case open:
 		g.show(board.PairingOpen)
