@@ -195,6 +195,11 @@ func (c *client) pair(ctx context.Context, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pairWait)
 	defer cancel()
+	// First, so that the log comes over a connection that is there: what it has must be seen
+	// before it counts as silent.
+	if _, err := c.overview(ctx); err != nil {
+		return err
+	}
 	const begin, end = "-- begin ", "-- end "
 	old, err := c.lines(ctx, pairProgram, never)
 	if err != nil {
@@ -365,6 +370,10 @@ func (c *client) target(ctx context.Context, out io.Writer) (overview, *updater.
 		return none, nil, err
 	}
 	now, state, err := c.both(ctx)
+	for try := 1; try < stateTries && (err == nil && state == "" || errors.Is(err, errRestarted)); try++ {
+		time.Sleep(pollEvery) // it has only just started
+		now, state, err = c.both(ctx)
+	}
 	if err != nil {
 		return none, nil, err
 	}
@@ -405,7 +414,8 @@ func (c *client) restart(ctx context.Context, t *updater.Target) error {
 }
 
 const (
-	pollEvery = 2 * time.Second
+	pollEvery  = 2 * time.Second
+	stateTries = 5
 	// pollLimit is for two restarts and the patience of the guard.
 	pollLimit = 10 * time.Minute
 )
