@@ -260,6 +260,7 @@ func (r *Relay) drain(srv *http1.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.GoAway+r.cfg.Grace)
 	defer cancel()
 	r.front.Drain()
+	r.node.Settle(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.node.Drain(ctx, r.cfg.GoAway) })
 	wg.Go(func() {

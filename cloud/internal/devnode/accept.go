@@ -75,6 +75,8 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 // memory of the HTTP server for this connection is free then. r.RemoteAddr is the
 // device's own address.
 func (n *Node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.shaking.Add(1) // before the look at draining: Drain looks the other way round
+	defer n.shaking.Add(-1)
 	switch wait := n.failures.Wait(r.RemoteAddr, time.Now()); {
 	case n.draining.Load():
 		refuse(w, "the relay stops", n.spread())

@@ -118,6 +118,7 @@ type Node struct {
 	marks map[tether.DeviceID]mark  // of devices without a tether; guarded by mu
 
 	draining atomic.Bool
+	shaking  atomic.Int32  // handshakes under way
 	listed   atomic.Uint64 // version that the connections were checked against
 	asking   atomic.Bool   // a round of PINGs is under way
 	count    counters

@@ -502,6 +502,32 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A device whose handshake had begun when the drain does is told like all others, and one
+// that never ends its handshake holds nobody up.
+func TestDrainTellsWhoComesIn(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, n *Node, _ *memory, _ *list) {
+		n.shaking.Add(2)
+		ended := make(chan struct{})
+		began := time.Now()
+		go func() {
+			defer close(ended)
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			defer cancel()
+			n.Drain(ctx, time.Second)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		late := join(n, dev, "k", nil)
+		n.shaking.Add(-1)
+		<-ended
+		if g := <-late.away; g.Code != frame.GoAwayDrain {
+			t.Errorf("told %+v, want drain", g)
+		}
+		if took := time.Since(began); took > settleTime+2*time.Second {
+			t.Errorf("drain took %v, want the wait for handshakes to end after %v", took, settleTime)
+		}
+	})
+}
+
 func TestDrainEndsInTime(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, n *Node, _ *memory, _ *list) {
 		join(n, dev, "k", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))

@@ -111,7 +111,7 @@ func (n *Node) checkList() {
 // each tether once its last request is answered. It returns when all have ended, and
 // after ctx is done ends what is left. New tethers are refused from its begin.
 func (n *Node) Drain(ctx context.Context, over time.Duration) {
-	n.draining.Store(true)
+	n.Settle(ctx)
 	list := n.all()
 	// Telling them is spread already: a device that has nothing under way is offline until it
 	// is back, so it waits only for what that leaves over.
@@ -135,6 +135,28 @@ func (n *Node) Drain(ctx context.Context, over time.Duration) {
 		}
 	}
 	wg.Wait()
+}
+
+// How long Settle waits for handshakes that had begun, and how often it looks.
+const (
+	settleTime = time.Second
+	settleLook = 5 * time.Millisecond
+)
+
+// Settle refuses new tethers from now on, and waits until devices that are just coming in
+// are in, so that they are told to go like all others. Nobody may touch their connections
+// before: call it ahead of the HTTP server's Shutdown.
+func (n *Node) Settle(ctx context.Context) {
+	n.draining.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for n.shaking.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settleLook):
+		}
+	}
 }
 
 // Close ends all tethers at once.
