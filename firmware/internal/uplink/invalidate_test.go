@@ -140,7 +140,10 @@ func TestLeasesOfLostSessions(t *testing.T) {
 						r.session(1).confirm()
 					}()
 				}
-				expect(t, tc.name, took(t, u, "/"), tc.want)
+				// Two sleepers that wake at one instant do so in any order, which makes a poll more or less.
+				if got := took(t, u, "/"); got < tc.want || got > tc.want+2*time.Millisecond {
+					t.Errorf("%s: the answer was held back for %v, want %v", tc.name, got, tc.want)
+				}
 				if !tc.again {
 					return
 				}
