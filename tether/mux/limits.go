@@ -54,6 +54,7 @@ const (
 	maxIdle    = 8                // workers that a device keeps for its next requests
 	idleWorker = 10 * time.Second // for so long
 
+	lastWords = time.Second     // for what the peer said before a write to it failed
 	closeWait = 2 * time.Second // for the last frames to leave before the carrier closes
 )
 

@@ -512,7 +512,8 @@ func TestDrain(t *testing.T) {
 			t.Errorf("the device's session ended with %v", dev.Err())
 		}
 	})
-	// The device drains: what runs is answered, what comes behind is refused as safe.
+	// The device drains: what runs is answered, what comes behind is refused as safe, also
+	// when the write fails before the GOAWAY is read.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := tethertest.NewPipe(0)
 		a.Latency = 10 * time.Millisecond
@@ -522,7 +523,8 @@ func TestDrain(t *testing.T) {
 		if err == nil {
 			_, err = st.Head(bg, time.Now().Add(time.Minute))
 		}
-		if !errors.Is(err, frame.ResetRefused) && !errors.Is(err, mux.ErrDraining) {
+		_, ended := errors.AsType[*mux.GoAwayError](err) // Open came after the end
+		if !errors.Is(err, frame.ResetRefused) && !errors.Is(err, mux.ErrDraining) && !ended {
 			t.Errorf("a request that crosses GOAWAY = %v, want refused", err)
 		}
 		<-relay.Done()
@@ -530,6 +532,54 @@ func TestDrain(t *testing.T) {
 		time.Sleep(time.Second) // the reader is still on its way
 	})
 }
+
+// TestWriteFailsBehindGoAway: the device has said GOAWAY and closed, the relay's write fails,
+// and only then the GOAWAY arrives. The request was not processed, and the error says so.
+func TestWriteFailsBehindGoAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := tethertest.NewPipe(0)
+		b.Latency = 20 * time.Millisecond
+		relay, dev := tethertest.PairOn(a, b, mux.Config{}, mux.Config{})
+		dev.Drain(bg, frame.GoAway{})
+		<-dev.Done()
+		st, err := relay.Open(bg, request("/", true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Head(bg, time.Now().Add(time.Minute)); !errors.Is(err, frame.ResetRefused) {
+			t.Errorf("a request whose write failed behind GOAWAY = %v, want refused", err)
+		}
+		<-relay.Done()
+		if _, ok := errors.AsType[*mux.GoAwayError](relay.Err()); !ok {
+			t.Errorf("the session ended with %v, want the peer's GOAWAY", relay.Err())
+		}
+	})
+	// Nothing comes any more: the session ends all the same, with the write's error.
+	synctest.Test(t, func(t *testing.T) {
+		relay := mux.New(deaf{make(chan struct{})}, mux.Config{Relay: true, SendWindow: mux.MinWindow, RecvWindow: mux.MinWindow, Streams: 1})
+		go relay.Run()
+		st, err := relay.Open(bg, request("/", true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_, err = st.Head(bg, start.Add(time.Minute))
+		if lost, ok := errors.AsType[*mux.LostError](err); !ok || lost.Act != "write" || time.Since(start) > 5*time.Second {
+			t.Errorf("a request on a broken line = %v after %v, want the write's error soon", err, time.Since(start))
+		}
+		if _, err := relay.Open(bg, request("/", true)); err == nil {
+			t.Error("Open on a broken session succeeded")
+		}
+		<-relay.Done()
+	})
+}
+
+// deaf is a carrier whose peer neither reads nor writes.
+type deaf struct{ closed chan struct{} }
+
+func (d deaf) Read(func([]byte) error) error { <-d.closed; return io.EOF }
+func (d deaf) Write([]byte) error            { return io.ErrClosedPipe }
+func (d deaf) Close(int, string) error       { close(d.closed); return nil }
 
 func TestNotifyAckDescribeLocatePing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

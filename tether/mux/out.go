@@ -248,7 +248,7 @@ func (s *Session) unline(st *Stream) {
 // caller's goroutine writes the first message itself, which saves a switch and is not for
 // readers of the carrier; with a stream it goes on while that stream's Write waits for its turn.
 func (s *Session) flush(help bool, st *Stream) {
-	if s.out.writing || !s.ready() {
+	if s.out.writing || s.mute != nil || !s.ready() {
 		s.mu.Unlock()
 		return
 	}
@@ -268,7 +268,7 @@ func (s *Session) flush(help bool, st *Stream) {
 // messages (0: no limit) another goroutine goes on.
 func (s *Session) write(most int, st *Stream) {
 	for n := 0; ; n++ {
-		if s.err != nil {
+		if s.err != nil || s.mute != nil {
 			break
 		}
 		if most > 0 && n >= most && (st == nil || !st.queuedOut) && s.ready() {
@@ -290,7 +290,7 @@ func (s *Session) write(most int, st *Stream) {
 			s.lastSent.Store(time.Now().UnixNano())
 		}
 		if err != nil {
-			s.fail(&LostError{Act: "write", Err: err})
+			s.broken(&LostError{Act: "write", Err: err})
 		}
 		s.mu.Lock()
 	}

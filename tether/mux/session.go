@@ -156,6 +156,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	err      error // the session is over
+	mute     error // it will be, once the input has been read: nothing can be written
 	closing  bool  // it will be, once the output has left
 	streams  map[uint32]*Stream
 	used     int             // streams, and slots given to waiters that come
@@ -264,6 +265,8 @@ func (s *Session) Run() error {
 		s.mu.Unlock()
 		s.end(err, &frame.GoAway{Code: frame.GoAwayProtocol, LastStream: last, Text: err.Error()}, closeProtocol, "protocol error")
 		s.mu.Lock()
+	case s.mute != nil:
+		err = s.mute
 	default:
 		err = &LostError{"read", err}
 	}
@@ -363,6 +366,20 @@ func (s *Session) fail(err error) {
 	}
 }
 
+// broken ends the session after a failed write, behind what the peer has said before: its
+// GOAWAY may be on its way, and tells which requests it has not processed.
+func (s *Session) broken(err error) {
+	s.mu.Lock()
+	s.mute = err
+	now := s.closing || s.away != nil
+	s.mu.Unlock()
+	if now {
+		s.fail(err)
+		return
+	}
+	time.AfterFunc(lastWords, func() { s.fail(err) })
+}
+
 // end sends what is queued and away (may be nil), then closes the carrier with the code
 // and fails the session with err. It does not wait.
 func (s *Session) end(err error, away *frame.GoAway, code int, reason string) {
@@ -376,7 +393,7 @@ func (s *Session) end(err error, away *frame.GoAway, code int, reason string) {
 		s.control(func(dst []byte) []byte { return frame.AppendGoAway(dst, away) })
 	}
 	idle := make(chan struct{})
-	if s.out.writing || s.ready() {
+	if s.mute == nil && (s.out.writing || s.ready()) {
 		if s.out.idle == nil {
 			s.out.idle = idle
 		}
@@ -565,6 +582,9 @@ func (s *Session) send(m *message) error {
 func (s *Session) usable() error {
 	if s.err != nil {
 		return s.err
+	}
+	if s.mute != nil {
+		return s.mute
 	}
 	if s.closing {
 		return ErrClosed
