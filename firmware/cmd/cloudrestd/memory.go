@@ -5,8 +5,11 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"path"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // maxStopWait bounds --stop-wait.
@@ -32,7 +35,7 @@ var memorySteps = []struct {
 // largestCache is the cache of boards above the last step, in bytes.
 const largestCache = 16 * mib
 
-// setMemory makes the garbage collector fit the board, unless the user has set GOMEMLIMIT
+// setMemory makes the garbage collector fit the memory there is, unless the user has set GOMEMLIMIT
 // or GOGC.
 func setMemory(log *slog.Logger, getenv func(string) string) {
 	limit, gc := memoryFor(memoryHere())
@@ -48,14 +51,69 @@ func setMemory(log *slog.Logger, getenv func(string) string) {
 	log.Debug("memory set for a small board", "limit_mib", limit/mib, "gc_percent", gc)
 }
 
-// memoryHere is the memory of this machine, in bytes; 0 if that is not known, as where there
-// is no Linux: then it is no small board.
+// memoryHere is the memory that this process may use, in bytes: that of the machine, or
+// less where a cgroup limits it (a container, MemoryMax= of systemd). 0 if that is not
+// known, as where there is no Linux: then it is no small board.
 func memoryHere() int64 {
-	meminfo, err := os.ReadFile("/proc/meminfo")
+	board := int64(0)
+	if meminfo, err := os.ReadFile("/proc/meminfo"); err == nil {
+		board = totalMemory(meminfo)
+	}
+	if limit := cgroupLimit(os.ReadFile); limit > 0 && (board == 0 || limit < board) {
+		return limit
+	}
+	return board
+}
+
+// Where cgroups are mounted: version 2 alone, or the memory controller of version 1.
+const (
+	cgroup2 = "/sys/fs/cgroup"
+	cgroup1 = "/sys/fs/cgroup/memory"
+)
+
+// cgroupLimit is the smallest limit of memory on this process's cgroup and those above
+// it, in bytes; 0: none. Sources: cgroups(7); the kernel's cgroup-v2.rst (memory.max) and
+// cgroup-v1/memory.rst (hierarchical_memory_limit). A container may see the path of its
+// host and yet only its own part of the tree: what is not there does not limit.
+func cgroupLimit(read func(string) ([]byte, error)) (limit int64) {
+	found := func(text []byte) {
+		// What does not fit ("max", and no limit in version 1, which is near 2^63) is none.
+		n, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+		if err == nil && n > 0 && n < 1<<60 && (limit == 0 || n < limit) {
+			limit = n
+		}
+	}
+	mine, err := read("/proc/self/cgroup")
 	if err != nil {
 		return 0
 	}
-	return totalMemory(meminfo)
+	for line := range bytes.Lines(mine) {
+		f := bytes.SplitN(bytes.TrimSpace(line), []byte(":"), 3) // number, controllers, path
+		if len(f) != 3 {
+			continue
+		}
+		version2 := len(f[1]) == 0
+		if !version2 && !slices.Contains(strings.Split(string(f[1]), ","), "memory") {
+			continue
+		}
+		for dir := path.Clean("/" + string(f[2])); ; dir = path.Dir(dir) {
+			if version2 {
+				if text, err := read(path.Join(cgroup2, dir, "memory.max")); err == nil {
+					found(text)
+				}
+			} else if text, err := read(path.Join(cgroup1, dir, "memory.stat")); err == nil {
+				for line := range bytes.Lines(text) {
+					if n, ok := bytes.CutPrefix(line, []byte("hierarchical_memory_limit ")); ok {
+						found(n)
+					}
+				}
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return limit
 }
 
 // cacheFor chooses the memory for the cache on a board, in bytes.
