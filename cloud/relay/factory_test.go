@@ -436,6 +436,31 @@ func TestClientCertificateAtTheRelay(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("a device that shows none: %v, want a TLS error about the certificate", err)
 	}
+	// A stolen certificate without its key: TLS ends it, and the operator hears of it.
+	_, foreign, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = tls.Dial("tcp", addr, &tls.Config{RootCAs: e.roots, NextProtos: []string{tether.ALPN, "http/1.1"},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &tls.Certificate{Certificate: d.Certificate(), PrivateKey: forged{foreign, d.Key.Public()}}, nil
+		}})
+	if err == nil {
+		c.SetDeadline(time.Now().Add(patience))
+		_, err = c.Read(make([]byte, 1))
+		c.Close()
+	}
+	if err == nil {
+		t.Error("a stolen certificate without its key was let in")
+	}
+	e.until("a security event about the stolen certificate", func() bool {
+		for line := range strings.Lines(e.log.String()) {
+			if strings.Contains(line, "security=device_proof_invalid device="+string(d.ID)) && strings.Contains(line, "invalid signature by the client certificate") {
+				return true
+			}
+		}
+		return false
+	})
 	// A certificate with another key than the HELLO's, both good.
 	_, other, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -248,6 +249,11 @@ func (r *Relay) server() *http1.Server {
 		srv.TLS = r.cert.config()
 		if r.roots != nil {
 			r.roots.askDevices(srv.TLS)
+			srv.TLSFailed = func(addr string, state tls.ConnectionState, err error) {
+				if len(state.PeerCertificates) > 0 {
+					r.node.RefusedByTLS(addr, state.PeerCertificates, err)
+				}
+			}
 		}
 	}
 	return srv

@@ -113,6 +113,9 @@ func (c *conn) serve() {
 		t := tls.Server(c.raw, c.srv.TLS)
 		if err := t.HandshakeContext(context.Background()); err != nil { // the sweep bounds it
 			c.srv.log().Debug("tls handshake", "peer", c.remote, "err", err)
+			if c.srv.TLSFailed != nil {
+				c.srv.TLSFailed(c.remote, t.ConnectionState(), err)
+			}
 			c.raw.Close()
 			return
 		}

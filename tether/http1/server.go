@@ -51,6 +51,9 @@ type Server struct {
 	IdleTimeout time.Duration // between requests; default 75 s
 	IOTimeout   time.Duration // one blocked read of a body, one blocked write of an answer; default 30 s
 	Logger      *slog.Logger
+	// TLSFailed, if set, is told of each TLS handshake that failed. The state has what the
+	// client has shown until then; none of it is proved.
+	TLSFailed func(remoteAddr string, state tls.ConnectionState, err error)
 
 	ticks   atomic.Uint64 // sweeps so far: the clock of all limits
 	closing atomic.Bool   // no more requests

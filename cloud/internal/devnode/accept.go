@@ -3,6 +3,7 @@ package devnode
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/devcert"
 	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/mux"
 	"github.com/cloudrest/cloudrest/tether/session"
@@ -104,6 +106,21 @@ func refuse(w http.ResponseWriter, message string, retry time.Duration) {
 	w.Header().Set("Connection", "close") // it comes back on a new one, later
 	w.WriteHeader(http.StatusServiceUnavailable)
 	_, _ = fmt.Fprintf(w, "{\"error\":%d,\"message\":%q}\n", http.StatusServiceUnavailable, message)
+}
+
+// RefusedByTLS takes note of a peer that showed a device's certificate in a TLS handshake
+// that failed: it does not have the key, or the certificate is not what TLS can read.
+func (n *Node) RefusedByTLS(remoteAddr string, chain []*x509.Certificate, err error) {
+	n.count.refusedProtocol.Add(1)
+	if !n.failed(remoteAddr) {
+		return
+	}
+	var raw [][]byte
+	for _, c := range chain {
+		raw = append(raw, c.Raw)
+	}
+	_, id, _ := devcert.Parse(raw) // empty if it is none of ours
+	n.log.Warn("device refused", "security", "device_proof_invalid", "device", id, "peer", remoteAddr, "err", err)
 }
 
 // failed counts a failed proof of the address and records it while that says something new.
