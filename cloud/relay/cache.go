@@ -25,8 +25,7 @@ func (r *Relay) openCache() (err error) {
 	c := respcache.Config{MaxBytes: r.cfg.Cache, Logger: r.log}
 	if !r.cfg.coherence.noLease {
 		// The node is made after the cache, and asked only while the relay runs.
-		c.Fresh = func(id tether.DeviceID) bool { return r.node.Leased(id) }
-		c.Ask = func(ctx context.Context, id tether.DeviceID) bool { return r.node.Lease(ctx, id) }
+		c.Fresh = func(ctx context.Context, id tether.DeviceID) bool { return r.node.Lease(ctx, id) }
 	}
 	if r.cache, err = respcache.New(c); err != nil {
 		return fmt.Errorf("open the cache: %w", err)

@@ -71,14 +71,9 @@ func (n *Node) remember(c *conn) {
 	n.marks[c.id] = c.mark
 }
 
-// Leased reports whether stored answers of a device may be given out without asking it, now.
-func (n *Node) Leased(id tether.DeviceID) bool {
-	c := n.lookup(id)
-	return c != nil && c.leased()
-}
-
-// Lease asks the device for a lease if there is none, one PING for all who wait, and reports
-// whether there is one then. It waits 2 s at most.
+// Lease reports whether stored answers of a device may be given out without asking its service:
+// it asks the device's end for a lease if there is none, one PING for all who wait. It takes
+// 2 s at most.
 func (n *Node) Lease(ctx context.Context, id tether.DeviceID) bool {
 	c := n.lookup(id)
 	switch {
@@ -92,7 +87,8 @@ func (n *Node) Lease(ctx context.Context, id tether.DeviceID) bool {
 	if _, err := c.session.Ask(ctx); err != nil {
 		return false
 	}
-	return n.Leased(id)
+	c = n.lookup(id) // another one may have come meanwhile
+	return c != nil && c.leased()
 }
 
 // open reports whether requests go to this connection, as far as it knows itself.

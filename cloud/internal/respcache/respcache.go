@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
@@ -21,24 +20,17 @@ type Config struct {
 	MaxBody    int64 // of one answer, in bytes
 	MaxEntries int
 
-	// Fresh reports whether answers of a device may be given out without asking it: its tether
-	// is open, and it was heard of so recently that it cannot have given up telling us of a
-	// write. nil: always, which is right only where nobody writes on the LAN.
-	Fresh func(tether.DeviceID) bool
-	// Ask asks a device of which that is not so, in bounded time, and reports whether it is then.
-	// It is only called when a fresh answer is likely stored. nil: nobody does.
-	Ask func(context.Context, tether.DeviceID) bool
+	// Fresh reports whether answers of a device may be given out without asking its service: its
+	// tether is open, and it was heard of so recently that it cannot have given up telling us of a
+	// write. It may ask the device's end for that, in bounded time, and is only called when
+	// there is an answer. nil: always, which is right only where nobody writes on the LAN.
+	Fresh func(context.Context, tether.DeviceID) bool
 
 	Logger *slog.Logger
 }
 
 // Cache is made by New. It is safe for concurrent use.
-type Cache struct {
-	shared   *shared.Cache
-	ask      func(context.Context, tether.DeviceID) bool
-	targeted []string
-	likely   likely
-}
+type Cache struct{ shared *shared.Cache }
 
 // New makes a cache. It starts nothing; Close ends what requests started.
 func New(c Config) (*Cache, error) {
@@ -52,14 +44,14 @@ func New(c Config) (*Cache, error) {
 		conf.MaxEntries = c.MaxEntries
 	}
 	if fresh := c.Fresh; fresh != nil {
-		conf.Fresh = func(space string) bool { return fresh(tether.DeviceID(space)) }
+		conf.Fresh = func(ctx context.Context, space string) bool { return fresh(ctx, tether.DeviceID(space)) }
 	}
 	conf.Logger = c.Logger
 	s, err := shared.New(conf)
 	if err != nil {
 		return nil, err
 	}
-	return &Cache{shared: s, ask: c.Ask, targeted: conf.Targeted, likely: likely{base: time.Now()}}, nil
+	return &Cache{s}, nil
 }
 
 // Serve answers a request of a user for a device from the store, or through next. path is
@@ -70,19 +62,7 @@ func (c *Cache) Serve(w http.ResponseWriter, r *http.Request, id tether.DeviceID
 	if user == "" || strings.HasPrefix(path, tether.OwnPrefix) || len(r.Header["Upgrade"]) > 0 {
 		return next(w, r)
 	}
-	t := shared.Target{Space: string(id), URI: path, Principal: user}
-	if c.ask == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return c.shared.Serve(w, r, t, next)
-	}
-	slot := c.likely.slot(t)
-	if c.likely.fresh(slot) {
-		c.ask(r.Context(), id)
-	}
-	err := c.shared.Serve(w, r, t, next)
-	if err == nil {
-		c.likely.note(slot, w.Header(), c.targeted)
-	}
-	return err
+	return c.shared.Serve(w, r, shared.Target{Space: string(id), URI: path, Principal: user}, next)
 }
 
 // Invalidate makes what is stored for these targets of a device stale, with any query, and

@@ -1,6 +1,7 @@
 package respcache
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -12,7 +13,7 @@ import (
 
 func TestDevicesAndUsersStayApart(t *testing.T) {
 	fresh := true
-	c, err := New(Config{MaxBytes: 1 << 20, Fresh: func(tether.DeviceID) bool { return fresh }})
+	c, err := New(Config{MaxBytes: 1 << 20, Fresh: func(context.Context, tether.DeviceID) bool { return fresh }})
 	if err != nil {
 		t.Fatal(err)
 	}

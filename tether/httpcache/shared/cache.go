@@ -172,6 +172,15 @@ type query struct {
 	control httpcache.Directives
 }
 
+// trust is what Config.Fresh says of a space.
+type trust uint8
+
+const (
+	unasked trust = iota
+	trusted
+	distrusted
+)
+
 // maxJoins is how often a request waits for another one that then fails.
 const maxJoins = 3
 
@@ -180,23 +189,43 @@ func (q *query) run() error {
 	if q.control.Has(httpcache.NoStore) {
 		return q.fetch(nil, nil)
 	}
-	trusted := c.conf.Fresh == nil || c.conf.Fresh(q.t.Space)
+	word := unasked
+	if c.conf.Fresh == nil {
+		word = trusted
+	}
 	for tries := 0; ; tries++ {
 		c.mu.Lock()
 		s := c.siteOf(q.t.Space)
 		now := c.now()
 		e := s.find(&q.t, q.host, q.r.Header)
-		if e != nil {
-			if how := q.usable(e, now, trusted); how != mustAsk {
-				c.use(e)
-				c.count1(e, how, tries > 0)
-				if how == whileAsking {
-					q.refresh(s, e)
-				}
-				c.mu.Unlock()
-				q.answer(e, now, tries > 0)
-				return nil
+		how, f := mustAsk, (*flight)(nil)
+		if e != nil && word != distrusted {
+			how = q.usable(e, now)
+		}
+		patient := q.patient() && !s.alone(q.t.URI, now)
+		if how == mustAsk && patient && word != distrusted && tries < maxJoins && !q.control.Has(httpcache.OnlyIfCached) {
+			f = s.joinable(&q.t, q.host, e != nil && e.principal == "" || q.rule != nil && q.rule.Public)
+		}
+		if word == unasked && (how != mustAsk || f != nil) {
+			// There is something to be had without asking the origin, if that may be. To find out
+			// can take time: what is there is looked up anew then.
+			c.tidy(s)
+			c.mu.Unlock()
+			if word = distrusted; c.conf.Fresh(q.r.Context(), q.t.Space) {
+				word = trusted
 			}
+			tries--
+			continue
+		}
+		if how != mustAsk {
+			c.use(e)
+			c.count1(e, how, tries > 0)
+			if how == whileAsking {
+				q.refresh(s, e)
+			}
+			c.mu.Unlock()
+			q.answer(e, now, tries > 0)
+			return nil
 		}
 		if q.control.Has(httpcache.OnlyIfCached) {
 			c.tidy(s)
@@ -204,26 +233,17 @@ func (q *query) run() error {
 			q.refuse(http.StatusGatewayTimeout)
 			return nil
 		}
-		patient := trusted && q.patient() && !s.alone(q.t.URI, now)
-		if patient && tries < maxJoins {
-			open := e != nil && e.principal == "" || q.rule != nil && q.rule.Public
-			if f := s.joinable(&q.t, q.host, open); f != nil {
-				if f.done == nil {
-					f.done = make(chan struct{})
-				}
-				done := f.done
-				c.mu.Unlock()
-				r, err := q.wait(f, done)
-				if err != nil {
-					return err
-				}
-				if r == useless || r == flying {
-					tries = maxJoins
-				}
-				continue
+		if f != nil {
+			if f.done == nil {
+				f.done = make(chan struct{})
 			}
+			done := f.done
+			c.mu.Unlock()
+			if r := q.wait(f, done); r == useless || r == flying {
+				tries = maxJoins
+			}
+			continue
 		}
-		var f *flight
 		if q.r.Method == http.MethodGet {
 			// The answer to a question about a part, or about the client's own state, is of no use to others.
 			narrow := len(q.r.Header["Range"]) > 0 || httpcache.Conditional(q.r.Header)
@@ -242,16 +262,16 @@ func (q *query) patient() bool {
 }
 
 // wait waits until a flight is over. The result is flying when that took too long.
-func (q *query) wait(f *flight, done chan struct{}) (result, error) {
+func (q *query) wait(f *flight, done chan struct{}) result {
 	timer := time.NewTimer(q.c.conf.CollapseWait)
 	defer timer.Stop()
 	select {
 	case <-done:
 		q.c.mu.Lock()
 		defer q.c.mu.Unlock()
-		return f.result, nil
+		return f.result
 	case <-timer.C:
-		return flying, nil
+		return flying
 	case <-q.r.Context().Done():
 		panic(http.ErrAbortHandler) // the client is gone, nobody reads an answer
 	}
@@ -267,9 +287,9 @@ const (
 	whileAsking     // RFC 5861 §3
 )
 
-func (q *query) usable(e *entry, now time.Duration, trusted bool) use {
+func (q *query) usable(e *entry, now time.Duration) use {
 	c := &q.control
-	if c.Has(httpcache.NoCache) || e.flags&askFirst != 0 || !trusted {
+	if c.Has(httpcache.NoCache) || e.flags&askFirst != 0 {
 		return mustAsk
 	}
 	age := now - e.born

@@ -60,10 +60,12 @@ type Config struct {
 	// is safe: see Cache.Serve.
 	Preconditions bool
 
-	// Fresh reports whether what is stored for a space may be given out without asking. nil:
-	// always. Otherwise a stored answer must be validated first, but may still be used as a
-	// stale one.
-	Fresh func(space string) bool
+	// Fresh reports whether what is stored for a space may be given out without asking the
+	// origin, and the answers to requests that began earlier. It is called once at most for a
+	// request, after that began, only when there is such an answer, and may wait in bounded
+	// time. When it says no the answer must be validated first, but may still be used as a
+	// stale one. nil: always yes.
+	Fresh func(ctx context.Context, space string) bool
 	// Stamp adds fields to an answer from the store.
 	Stamp func(h http.Header, r *http.Request)
 	// Changed is told of each write that may have changed something, after what is stored

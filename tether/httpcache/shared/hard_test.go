@@ -547,7 +547,7 @@ func TestDistrustedSpace(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		conf := Relay()
 		trusted := false
-		conf.Fresh = func(space string) bool { return trusted || space != "dev" }
+		conf.Fresh = func(_ context.Context, space string) bool { return trusted || space != "dev" }
 		g := newRig(t, conf)
 		g.answers("Cache-Control: max-age=60, stale-if-error=60", `Etag: "a"`)
 		g.do("GET /x", "space: dev")
@@ -572,6 +572,92 @@ func TestDistrustedSpace(t *testing.T) {
 		trusted = true
 		n := len(g.asked)
 		g.want("trusted again", g.do("GET /z", "space: dev"), 200, "", n)
+	})
+}
+
+// Whether a space may be answered for is asked only where something can be had without the
+// origin, once for a request, and what is had is looked up after that.
+func TestFreshIsAskedForWhatIsThere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		conf := Relay()
+		var asked atomic.Int64
+		var meanwhile func()
+		refuse := false
+		conf.Fresh = func(context.Context, string) bool {
+			asked.Add(1)
+			if meanwhile != nil {
+				meanwhile()
+			}
+			return !refuse
+		}
+		g := newRig(t, conf)
+		for _, c := range []struct {
+			what    string
+			uri     string
+			fields  []string // of the request
+			control string   // of the origin's answer
+			asked   int64
+			origin  int
+		}{
+			{"a miss", "/a", nil, "max-age=2", 0, 1},
+			{"a hit", "/a", nil, "", 1, 1},
+			{"only-if-cached, a hit", "/a", []string{"Cache-Control: only-if-cached"}, "", 2, 1},
+			{"only-if-cached, a miss", "/none", []string{"Cache-Control: only-if-cached"}, "", 2, 1},
+			{"no-cache in the request", "/a", []string{"Cache-Control: no-cache"}, "max-age=2", 2, 2},
+			{"no-store in the request", "/a", []string{"Cache-Control: no-store"}, "max-age=2", 2, 3},
+			{"no-cache in the answer", "/b", nil, "no-cache", 2, 4},
+			{"no-cache in the answer, again", "/b", nil, "no-cache", 2, 5},
+			{"of another host", "/a", []string{"host: other"}, "no-store", 2, 6},
+		} {
+			if c.control != "" {
+				g.answers("Cache-Control: "+c.control, `Etag: "a"`)
+			}
+			g.do("GET "+c.uri, c.fields...)
+			if n := asked.Load(); n != c.asked || len(g.asked) != c.origin {
+				t.Errorf("%s: Fresh was asked %d times, the origin %d times, want %d and %d", c.what, n, len(g.asked), c.asked, c.origin)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		g.answers("Cache-Control: max-age=60", `Etag: "a"`, "body: new")
+		if g.do("GET /a"); asked.Load() != 2 {
+			t.Errorf("a stale answer: Fresh was asked %d times, want 2", asked.Load())
+		}
+		meanwhile = func() { g.c.Invalidate("", "/a") }
+		g.answers("Cache-Control: max-age=60", "body: newer")
+		g.want("a write while Fresh waits", g.do("GET /a"), 200, "newer", 8)
+		if asked.Load() != 3 {
+			t.Errorf("a write while Fresh waits: Fresh was asked %d times, want 3", asked.Load())
+		}
+
+		// An answer that is under way: who asks for it then needs leave to wait for it, and who does
+		// not get it asks by himself.
+		meanwhile = func() { time.Sleep(time.Second) }
+		g.origin = func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(10 * time.Second)
+			answer("Cache-Control: max-age=60")(w, r)
+		}
+		var origin atomic.Int64
+		get := func(uri string) {
+			r := httptest.NewRequest("GET", "http://host"+uri, nil)
+			_ = g.c.Serve(httptest.NewRecorder(), r, Target{URI: uri}, func(w http.ResponseWriter, r *http.Request) error { origin.Add(1); g.origin(w, r); return nil })
+		}
+		for _, want := range []int64{1, 6} {
+			asked.Store(0)
+			origin.Store(0)
+			refuse = want > 1
+			start := time.Now()
+			var wg sync.WaitGroup
+			uri := fmt.Sprint("/slow/", want)
+			wg.Go(func() { get(uri) })
+			synctest.Wait()
+			for range 5 {
+				wg.Go(func() { get(uri) })
+			}
+			wg.Wait()
+			if d := time.Since(start); origin.Load() != want || asked.Load() != 5 || d > 11*time.Second {
+				t.Errorf("six requests at once: the origin was asked %d times, Fresh %d times, in %v, want %d, 5 and at most 11s", origin.Load(), asked.Load(), d, want)
+			}
+		}
 	})
 }
 
