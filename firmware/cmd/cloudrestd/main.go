@@ -54,6 +54,7 @@ func program(errOut io.Writer) *settings.App {
 	}
 	app.Commands = []*settings.Command{
 		runCommand,
+		statusCommand(),
 		pairCommand(os.Stdin),
 		identityCommand(errOut),
 		resetCommand(),

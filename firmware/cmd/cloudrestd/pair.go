@@ -55,7 +55,7 @@ func pairCommand(in io.Reader) *settings.Command {
 			s.Enum(&o.role, "role", []string{"owner", "member", "guest"}, "what the phone may do: all and manage others (owner), use the device (member), only look (guest)")
 			s.Int(&o.minutes, "minutes", 1, 24*60, "how long an invitation is good")
 			s.Switch(&o.yes, "yes", "with --open: let the first phone in without asking; only where nobody else is in the network")
-			s.Switch(&o.json, "json", "one JSON object, for programs")
+			s.Switch(&o.json, "json", "one JSON object, for programs; --open returns at once, status --json has who asks")
 			s.Path(&o.stateDir, "state-dir", "the directory of the gateway that runs")
 		},
 		Run: func(ctx context.Context, _ *settings.Parsed, out io.Writer) error { return o.run(ctx, in, out) },
@@ -118,6 +118,9 @@ func (o *pairOptions) window(ctx context.Context, c control, in io.Reader, out i
 	}
 	if err := c.call(ctx, http.MethodGet, "pair", nil, &st); err != nil {
 		return err
+	}
+	if o.json {
+		return json.NewEncoder(out).Encode(st)
 	}
 	var before clientList
 	if err := c.call(ctx, http.MethodGet, "clients", nil, &before); err != nil {

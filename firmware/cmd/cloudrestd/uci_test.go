@@ -26,9 +26,12 @@ config cloudrest 'main'
 	# start the daemon at all (0|1)
 	option enabled '1'
 
-	# how eagerly Go collects garbage, in percent, and the size its heap may grow to; without
-	# them the daemon chooses by the memory of the board
+	# how much garbage may pile up before it is collected, in percent of the memory in use;
+	# without it the daemon chooses by the memory of the board (N)
 	#option gogc '50'
+
+	# the memory that the Go heap may grow to; without it the daemon chooses by the memory of the
+	# board (SIZE)
 	#option gomemlimit '24MiB'
 `
 
