@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -136,9 +137,9 @@ func loadEvents(values map[string][]byte, generation uint32) (g ring, stale []st
 		if !ok {
 			continue
 		}
-		var seq uint64
 		var s storedEvent
-		if _, err := fmt.Sscanf(hex, "%016x", &seq); err != nil || seqKey(seq) != k || json.Unmarshal(values[k], &s) != nil || s.Generation != generation {
+		seq, err := strconv.ParseUint(hex, 16, 64)
+		if err != nil || seqKey(seq) != k || json.Unmarshal(values[k], &s) != nil || s.Generation != generation {
 			stale = append(stale, k)
 			continue
 		}
