@@ -1,5 +1,9 @@
 // Runs in the suite's folder, by its own modules; prints one line of JSON at the end.
+import dns from 'node:dns'
 import { pathToFileURL } from 'node:url'
+// Names below localhost are this machine (RFC 6761 §6.3); not every resolver knows.
+const lookup = dns.lookup
+dns.lookup = (name, ...rest) => lookup(name.endsWith('.localhost') ? '127.0.0.1' : name, ...rest)
 const at = path => pathToFileURL(`${process.cwd()}/${path}`).href
 const { runTests, getResults } = await import(at('test-engine/client/runner.mjs'))
 const { determineTestResult, resultTypes } = await import(at('test-engine/lib/results.mjs'))

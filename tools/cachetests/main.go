@@ -7,6 +7,12 @@
 //
 // The suite's origin server runs behind the cache, its client in front, both in node. The
 // score counts as the suite's web site does: a test whose dependency fails does not pass.
+//
+// With -path the suite runs through the daemons that users run: through cloudrestd, or through
+// cloudrelay, the tether and cloudrestd. They are built from the present source and keep what
+// they keep in a temporary directory.
+//
+//	go run ./tools/cachetests -suite cache-tests -path gateway,relay -runs 3
 package main
 
 import (
@@ -18,6 +24,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -59,6 +66,10 @@ func run(ctx context.Context) error {
 	policy := flag.String("policy", "gateway,relay", "whose policy the cache has: gateway, relay, or none for no cache at all")
 	base := flag.String("base", "", "URL of a server that is tested instead of a cache in this process; it must have the suite's server, on -port, behind it")
 	port := flag.Int("port", 0, "port of the suite's server on loopback; default: any")
+	path := flag.String("path", "", "through the built daemons instead of a cache in this process: gateway, relay, or both with a comma")
+	var options []string
+	flag.Func("gateway", "with -path: one more option for cloudrestd, such as --cache=off; repeated", func(s string) error { options = append(options, s); return nil })
+	verbose := flag.Bool("v", false, "with -path: show what the daemons log")
 	id := flag.String("id", "", "run only this test and show its messages")
 	runs := flag.Int("runs", 1, "how often")
 	asJSON := flag.Bool("json", false, "print JSON")
@@ -74,21 +85,45 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer end()
+	bin, err := os.MkdirTemp("", "cloudrest-cachetests-bin-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(bin)
+	logs := io.Discard
+	if *verbose {
+		logs = os.Stderr
+	}
 	policies := strings.Split(*policy, ",")
-	if *base != "" {
+	switch {
+	case *base != "":
 		policies = []string{*base}
+	case *path != "":
+		policies = strings.Split(*path, ",")
 	}
 	for range *runs {
 		for _, p := range policies {
-			target := *base
-			if target == "" {
-				var stop func()
+			target, ca, stop := *base, "", func() {}
+			switch {
+			case target != "":
+			case *path != "":
+				d, err := newDaemons(bin, logs, options)
+				if err != nil {
+					return err
+				}
+				defer d.close()
+				if target, ca, err = d.start(ctx, p, origin); err != nil {
+					return err
+				}
+				stop = d.close
+			default:
 				if target, stop, err = serve(p, origin); err != nil {
 					return err
 				}
 				defer stop()
 			}
-			list, err := runClient(ctx, *suite, target, *id)
+			list, err := runClient(ctx, *suite, target, ca, *id)
+			stop()
 			if err != nil {
 				return err
 			}
@@ -199,14 +234,14 @@ type test struct {
 	Message string `json:"message,omitempty"`
 }
 
-// runClient runs the suite's client.
-func runClient(ctx context.Context, suite, target, id string) (list []test, err error) {
+// runClient runs the suite's client. ca is a PEM file of who certifies the target, or "".
+func runClient(ctx context.Context, suite, target, ca, id string) (list []test, err error) {
 	ctx, cancel := context.WithTimeout(ctx, runTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "--no-warnings", "--input-type=module", "-")
 	cmd.Dir = suite
 	cmd.Stdin = strings.NewReader(client)
-	cmd.Env = append(os.Environ(), "CACHETESTS_BASE="+target, "CACHETESTS_ID="+id)
+	cmd.Env = append(os.Environ(), "CACHETESTS_BASE="+target, "CACHETESTS_ID="+id, "NODE_EXTRA_CA_CERTS="+ca)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
