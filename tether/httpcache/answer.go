@@ -74,12 +74,17 @@ func (a *Answer) Lifetime(now time.Time) (d time.Duration, explicit bool) {
 }
 
 func (a *Answer) date(now time.Time) time.Time {
-	if lines := a.Header["Date"]; len(lines) > 0 {
-		if t, ok := ParseDate(lines[0], now); ok {
-			return t
-		}
+	if t, ok := a.dated(now); ok {
+		return t
 	}
 	return now // RFC 9110 §6.6.1: the time of receipt
+}
+
+func (a *Answer) dated(now time.Time) (t time.Time, ok bool) {
+	if lines := a.Header["Date"]; len(lines) > 0 {
+		return ParseDate(lines[0], now)
+	}
+	return t, false
 }
 
 // heuristic is a lifetime for answers that state none (§4.2.2).
@@ -110,14 +115,31 @@ func understood(status int) bool {
 	return heuristicStatus(status) || status == 302 || status == 303 || status == 307
 }
 
-// Age is the corrected initial age (§4.2.3): how old the answer was when it was here.
-// now is the wall clock at that moment, delay the time since the request was sent.
+// dateSlack is by how much Date may be earlier than the moment that it stands for: it is cut
+// to the second, and clocks that are set over a network differ by up to another one.
+const dateSlack = 2 * time.Second
+
+// Age is how old the answer was when its head was here: the corrected initial age (§4.2.3),
+// not rounded. now is the wall clock at that moment, delay the time since the request was sent.
+//
+// There are two ways to tell, Age with the delay, and Date. A Date from before the request was
+// sent makes the answer as old as it says, if that is more. One from the exchange itself says
+// when in it the answer was made, which is then not as old as the whole exchange: otherwise a
+// service that thinks for longer than max-age would never be relieved, and nor would one that
+// answers within a millisecond in which a second begins.
 func (a *Answer) Age(now time.Time, delay time.Duration) time.Duration {
-	var apparent time.Duration
-	if date := a.date(now); ClockRight(date) {
-		apparent = max(0, now.Sub(date))
+	stated := ParseAge(a.Header["Age"])
+	delay = max(0, delay)
+	age := stated + delay
+	if date, ok := a.dated(now); ok && ClockRight(date) {
+		switch apparent := now.Sub(date); {
+		case apparent >= delay+dateSlack:
+			age = max(age, apparent)
+		case apparent >= 0: // otherwise the clocks differ
+			age = min(age, max(stated, apparent))
+		}
 	}
-	return min(max(apparent, ParseAge(a.Header["Age"])+max(0, delay)), MaxDelta*time.Second)
+	return min(age, MaxDelta*time.Second)
 }
 
 // ParseAge reads an Age field: the first member counts, what is no number does not (§5.1).

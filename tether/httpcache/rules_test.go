@@ -103,6 +103,15 @@ func TestAge(t *testing.T) {
 		{"§4.2.3 apparent age", []string{"Date: Wed, 04 Mar 2026 05:05:07 GMT"}, 0, time.Minute},
 		{"§4.2.3 Date in the future", []string{"Date: Wed, 04 Mar 2026 05:07:07 GMT", "Age: 3"}, 0, 3 * time.Second},
 		{"a clock in 1970 tells nothing", []string{"Date: Thu, 01 Jan 1970 00:05:00 GMT"}, 0, 0},
+		{"§4.2.3 Date from before the request", []string{"Date: Wed, 04 Mar 2026 05:05:57 GMT"}, 8 * time.Second, 10 * time.Second},
+		{"§4.2.3 Date from the exchange", []string{"Date: Wed, 04 Mar 2026 05:06:04 GMT"}, 8 * time.Second, 3 * time.Second},
+		{"§4.2.3 Date from its begin", []string{"Date: Wed, 04 Mar 2026 05:05:58 GMT"}, 8 * time.Second, 8 * time.Second},
+		{"§4.2.3 Date from the second before", []string{"Date: Wed, 04 Mar 2026 05:06:06 GMT"}, 10 * time.Millisecond, 10 * time.Millisecond},
+		{"§4.2.3 Date of a clock that is a little late", []string{"Date: Wed, 04 Mar 2026 05:06:05 GMT"}, time.Millisecond, time.Millisecond},
+		{"§4.2.3 Date of a clock that is late", []string{"Date: Wed, 04 Mar 2026 05:06:04 GMT"}, time.Millisecond, 3 * time.Second},
+		{"§4.2.3 Age and Date from the exchange", []string{"Date: Wed, 04 Mar 2026 05:06:06 GMT", "Age: 0"}, 8 * time.Second, time.Second},
+		{"§4.2.3 Age says more than Date", []string{"Date: Wed, 04 Mar 2026 05:06:06 GMT", "Age: 5"}, 8 * time.Second, 5 * time.Second},
+		{"§4.2.3 Date in the future says nothing", []string{"Date: Wed, 04 Mar 2026 05:06:08 GMT"}, 8 * time.Second, 8 * time.Second},
 	} {
 		a := Judge(200, fields(c.fields...))
 		if got := a.Age(now, c.delay); got != c.want {

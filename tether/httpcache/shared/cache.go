@@ -193,18 +193,24 @@ func (q *query) run() error {
 	if c.conf.Fresh == nil {
 		word = trusted
 	}
+	var got *entry // what was waited for, since then
+	var since time.Duration
 	for tries := 0; ; tries++ {
 		c.mu.Lock()
 		s := c.siteOf(q.t.Space)
 		now := c.now()
 		e := s.find(&q.t, q.host, q.r.Header)
 		how, f := mustAsk, (*flight)(nil)
-		if e != nil && word != distrusted {
+		switch {
+		case e == nil || word == distrusted:
+		case e == got && since < e.born+e.lifetime+e.swr:
+			how = asFresh // it was when it was asked for
+		default:
 			how = q.usable(e, now)
 		}
 		patient := q.patient() && !s.alone(q.t.URI, now)
 		if how == mustAsk && patient && word != distrusted && tries < maxJoins && !q.control.Has(httpcache.OnlyIfCached) {
-			f = s.joinable(&q.t, q.host, e != nil && e.principal == "" || q.rule != nil && q.rule.Public)
+			f = s.joinable(&q.t, q.host, e != nil && e.principal == "" || q.rule != nil && q.rule.Public, now)
 		}
 		if word == unasked && (how != mustAsk || f != nil) {
 			// There is something to be had without asking the origin, if that may be. To find out
@@ -239,8 +245,14 @@ func (q *query) run() error {
 			}
 			done := f.done
 			c.mu.Unlock()
-			if r := q.wait(f, done); r == useless || r == flying {
+			since = now
+			switch q.wait(f, done) {
+			case stored:
+				got = f.answer
+			case useless, flying:
 				tries = maxJoins
+			case aged: // the next one may be younger
+				tries = max(tries, maxJoins-2)
 			}
 			continue
 		}

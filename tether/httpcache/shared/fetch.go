@@ -38,7 +38,8 @@ type recorder struct {
 	own        http.Header // fields that must not reach the client yet; nil: w's are used
 	validating bool        // own preconditions went to the origin
 	isWrite    bool
-	sent       time.Duration
+	sent, came time.Duration // the request, and the head of its answer
+	old        bool          // the answer was not fresh any more then
 
 	mode     mode
 	status   int   // final; 0: not there yet
@@ -122,7 +123,7 @@ func (x *recorder) WriteHeader(status int) {
 		x.interim(status)
 		return
 	}
-	x.status = status
+	x.status, x.came = status, x.q.c.now()
 	h := x.Header()
 	x.declared = -1
 	if v := h["Content-Length"]; len(v) == 1 {
@@ -288,11 +289,32 @@ func (c *Cache) head(x *recorder, e *entry) {
 	if x.f == nil {
 		return
 	}
-	if e == nil {
+	switch {
+	case e != nil:
+		x.expect(e)
+		return
+	case x.old:
+		c.arrive(x.f, aged)
+	default:
 		c.arrive(x.f, useless)
-		x.f = nil
-	} else if e.flags&askFirst != 0 || e.lifetime <= c.now()-e.born {
-		c.tell(x.f, useless)
+	}
+	x.f = nil
+}
+
+// expect decides about those who wait for a flight, by the head of its answer. They may have
+// what is fresh then, or may be used while it is validated (RFC 9111 §4), however long the body
+// takes. What must be validated for each request, or is stale from the begin (max-age=0), is
+// for nobody else, though it was asked for after they came: §5.2.2.4 and §4.2.4 make no
+// difference there. Cache.mu is held.
+func (x *recorder) expect(e *entry) {
+	life := e.lifetime + e.swr
+	switch {
+	case e.flags&askFirst != 0 || life <= 0:
+		x.q.c.tell(x.f, useless)
+	case e.born+life <= x.came:
+		x.q.c.tell(x.f, aged)
+	default:
+		x.f.until = e.born + life
 	}
 }
 
@@ -300,7 +322,7 @@ func (c *Cache) head(x *recorder, e *entry) {
 // if it is not. A lifetime from a rule is announced in h.
 func (x *recorder) assess(h http.Header, status int) *entry {
 	q, c := x.q, x.q.c
-	r, rule, wall, now := q.r, q.rule, time.Now(), c.now()
+	r, rule, wall := q.r, q.rule, time.Now().Add(x.came-c.now())
 	if t := h["Content-Type"]; x.declared > c.conf.MaxBody || len(t) > 0 && strings.HasPrefix(t[0], eventStream) {
 		return nil
 	}
@@ -313,11 +335,11 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	}
 	life, explicit := a.Lifetime(wall)
 	grace := a.Grace()
-	open := a.Control.Has(httpcache.Public) // to everybody, by somebody's word
+	open, ruled := a.Control.Has(httpcache.Public), false // to everybody, by somebody's word; for how long, by the maker's
 	if rule != nil {
 		if rule.TTL > 0 && !explicit && status == http.StatusOK && r.Method == http.MethodGet &&
 			a.Control.Flags&(httpcache.NoCache|httpcache.NoStore|httpcache.Private|httpcache.Malformed) == 0 {
-			life = rule.TTL
+			life, ruled = rule.TTL, true // counted from now
 			if rule.Public {
 				// Only whose credentials were with the request may be let be by the maker.
 				if a.Stores(httpcache.Asker{Method: r.Method, Control: q.control}) == httpcache.Anybody {
@@ -352,7 +374,10 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	if a.Control.Has(httpcache.NoCache) {
 		e.flags |= askFirst
 	}
-	e.born = now - a.Age(wall, now-x.sent)
+	e.born = x.came
+	if !ruled {
+		e.born -= a.Age(wall, x.came-x.sent)
+	}
 	tag := h["Etag"]
 	if len(tag) == 1 && strings.HasPrefix(tag[0], tagPrefix) {
 		e.flags |= madeTag
@@ -369,7 +394,8 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 		e.date = t.Unix()
 	}
 	checkable := len(tag) == 1 && e.flags&madeTag == 0 || e.changed != 0
-	if !checkable && (e.lifetime+max(e.swr, e.sie) <= now-e.born || e.flags&askFirst != 0) {
+	if !checkable && (e.born+e.lifetime+max(e.swr, e.sie) <= x.came || e.flags&askFirst != 0) {
+		x.old = e.lifetime > 0 && e.flags&askFirst == 0
 		return nil // of no use to anybody
 	}
 	var ok bool
@@ -557,6 +583,7 @@ func (x *recorder) commit(e *entry) {
 			c.stats.Stores++
 			c.noted(e, true)
 			r = stored
+			x.f.answer = e
 		}
 	}
 	c.arrive(x.f, r)
@@ -647,8 +674,8 @@ func (x *recorder) confirm() error {
 		c.drop(old)
 		c.noted(old, false)
 		c.arrive(x.f, useless)
-	} else if e.flags&askFirst != 0 || e.lifetime <= c.now()-e.born {
-		c.tell(x.f, useless)
+	} else {
+		x.expect(e)
 	}
 	c.mu.Unlock()
 	if keep {

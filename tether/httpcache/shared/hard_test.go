@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/cloudrest/cloudrest/tether/httpcache"
 )
 
 // audit checks the books: what is counted is what is there.
@@ -92,6 +94,159 @@ func TestConcurrentRequestsAreCollapsed(t *testing.T) {
 			t.Errorf("to be validated each time: %d requests in %v, want 50 in 20s", asked.Load(), d)
 		}
 		g.c.audit(t)
+	})
+}
+
+// Fifty clients that ask again and again are few requests to the origin, if it says that an
+// answer holds for as little as a second: wherever in a second it answers, however long it
+// thinks, and however long the body takes.
+func TestPollStorm(t *testing.T) {
+	const clients, length = 50, 30 * time.Second
+	rule, err := httpcache.ParseRule("/ruled ttl=1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what           string
+		uri            string
+		control        string
+		think, trickle time.Duration // until the head, and the body
+		dated          bool
+		every          time.Duration // from one request to the origin to the next, at least
+	}{
+		{"quick", "/x", "max-age=1", 10 * time.Millisecond, 0, true, time.Second},
+		{"quick, without Date", "/x", "max-age=1", 10 * time.Millisecond, 0, false, time.Second},
+		{"slow", "/x", "max-age=1", 700 * time.Millisecond, 0, true, 700 * time.Millisecond},
+		{"slower than max-age", "/x", "max-age=1", 2300 * time.Millisecond, 0, true, 2300 * time.Millisecond},
+		{"a long body", "/x", "max-age=1", 10 * time.Millisecond, 3 * time.Second, true, 3 * time.Second},
+		{"may be stale", "/x", "max-age=0, stale-while-revalidate=2", 300 * time.Millisecond, 0, true, 300 * time.Millisecond},
+		{"a maker's rule", "/ruled", "", 2300 * time.Millisecond, 0, false, 3300 * time.Millisecond},
+	} {
+		bubble(t, func(t *testing.T) {
+			conf := Gateway()
+			conf.Rules = []httpcache.Rule{rule}
+			g := newRig(t, conf)
+			time.Sleep(773 * time.Millisecond) // not at the begin of a second
+			var asked, answered atomic.Int64
+			origin := func(w http.ResponseWriter, r *http.Request) error {
+				asked.Add(1)
+				time.Sleep(c.think)
+				h := w.Header()
+				if c.dated {
+					h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+				}
+				if c.control != "" {
+					h.Set("Cache-Control", c.control)
+				}
+				w.WriteHeader(200)
+				time.Sleep(c.trickle)
+				w.Write([]byte("body"))
+				return nil
+			}
+			end := time.Now().Add(length)
+			var wg sync.WaitGroup
+			for i := range clients {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * 7 * time.Millisecond)
+					for time.Now().Before(end) {
+						w := httptest.NewRecorder()
+						_ = g.c.Serve(w, httptest.NewRequest("GET", "http://host"+c.uri, nil), Target{URI: c.uri}, origin)
+						if w.Body.String() == "body" {
+							answered.Add(1)
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+				})
+			}
+			wg.Wait()
+			g.c.Close()
+			g.c.audit(t)
+			if most := int64(length/c.every) + 2; asked.Load() > most || answered.Load() < clients*int64(length/(c.think+c.trickle+time.Second)) {
+				t.Errorf("%s: %d answers for %d requests to the origin, want at most %d", c.what, answered.Load(), asked.Load(), most)
+			}
+			t.Logf("%s: %d answers, %d requests to the origin in %v", c.what, answered.Load(), asked.Load(), length)
+		})
+	}
+}
+
+// Who comes when the lifetime of an answer is over, while its body is still on the way, does
+// not get it, whether its head was held back for an ETag or not.
+func TestTooLateForABody(t *testing.T) {
+	for _, c := range []struct {
+		tag    string
+		second time.Duration // when the second has its answer
+	}{{`"a"`, 7 * time.Second}, {"", 9 * time.Second}} {
+		bubble(t, func(t *testing.T) {
+			g := newRig(t, Gateway())
+			var asked atomic.Int64
+			get := func() string {
+				w := httptest.NewRecorder()
+				_ = g.c.Serve(w, httptest.NewRequest("GET", "http://host/x", nil), Target{URI: "/x"}, func(w http.ResponseWriter, r *http.Request) error {
+					n := asked.Add(1)
+					w.Header().Set("Cache-Control", "max-age=1")
+					if c.tag != "" {
+						w.Header().Set("Etag", c.tag)
+					}
+					w.WriteHeader(200)
+					time.Sleep(4 * time.Second)
+					_, _ = fmt.Fprint(w, n)
+					return nil
+				})
+				return w.Body.String()
+			}
+			start := time.Now()
+			var wg sync.WaitGroup
+			wg.Go(func() { get() })
+			time.Sleep(500 * time.Millisecond)
+			wg.Go(func() {
+				if got := get(); got != "1" || time.Since(start) != 4*time.Second {
+					t.Errorf("ETag %q: who came in time got %q after %v, want 1 after 4s", c.tag, got, time.Since(start))
+				}
+			})
+			time.Sleep(2500 * time.Millisecond)
+			wg.Go(func() {
+				if got := get(); got != "2" || time.Since(start) > c.second {
+					t.Errorf("ETag %q: who came too late got %q after %v, want 2 within %v", c.tag, got, time.Since(start), c.second)
+				}
+			})
+			wg.Wait()
+		})
+	}
+}
+
+// What is old when it comes is nobody else's, but the target's next answer may be.
+func TestOldOnArrival(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		var asked atomic.Int64
+		age := "5"
+		origin := func(w http.ResponseWriter, r *http.Request) error {
+			if asked.Add(1) > 1 {
+				w.Header().Set("Age", age)
+			} else {
+				w.Header().Set("Age", "5")
+			}
+			time.Sleep(time.Second)
+			w.Header().Set("Cache-Control", "max-age=5")
+			return nil
+		}
+		storm := func() {
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					_ = g.c.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", "http://host/x", nil), Target{URI: "/x"}, origin)
+				})
+			}
+			wg.Wait()
+		}
+		if storm(); asked.Load() != 10 {
+			t.Errorf("always old: the origin was asked %d times, want 10: one, one more, and then everybody by himself", asked.Load())
+		}
+		asked.Store(0)
+		age = "0"
+		if storm(); asked.Load() != 2 {
+			t.Errorf("old once: the origin was asked %d times, want 2", asked.Load())
+		}
 	})
 }
 

@@ -24,6 +24,7 @@ const (
 	flying  result = iota
 	stored         // others may look it up
 	useless        // it was for its own client only
+	aged           // it was, because it was old when it came
 	failed         // it did not come through
 )
 
@@ -38,6 +39,8 @@ type flight struct {
 	doomed    bool // a write came in between: it is not to be stored
 	gone      bool // over
 	result    result
+	until     time.Duration // others may wait for it; 0: its head is not there yet
+	answer    *entry        // stored
 	done      chan struct{} // made by who waits first, closed at the end
 }
 
@@ -220,9 +223,9 @@ func (s *site) alone(uri string, now time.Duration) bool {
 
 // joinable returns a flight whose answer a request may wait for; open means that another
 // principal's may do.
-func (s *site) joinable(t *Target, host string, open bool) *flight {
+func (s *site) joinable(t *Target, host string, open bool, now time.Duration) *flight {
 	for f := s.flights[t.URI]; f != nil; f = f.next {
-		if f.join && f.host == host && (open || f.principal == t.Principal) {
+		if f.join && f.host == host && (f.until == 0 || now < f.until) && (open || f.principal == t.Principal) {
 			return f
 		}
 	}
