@@ -7,8 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/miekg/dns"
-
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
 )
 

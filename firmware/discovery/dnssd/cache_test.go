@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/miekg/dns"
+	zone "github.com/miekg/dns"
+
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 )
 
 var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -18,13 +20,27 @@ func message(t testing.TB, lines ...string) *dns.Msg {
 	t.Helper()
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Response: true}}
 	for _, l := range lines {
-		rr, err := dns.NewRR(strings.ReplaceAll(l, "@", `My\ Garden._cloudrest._tcp.local.`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Answer = append(m.Answer, rr)
+		m.Answer = append(m.Answer, zoneRecord(t, strings.ReplaceAll(l, "@", `My\ Garden._cloudrest._tcp.local.`)))
 	}
 	return m
+}
+
+// zoneRecord reads a line of a zone file. Another implementation writes it, and ours reads that.
+func zoneRecord(t testing.TB, line string) dns.RR {
+	t.Helper()
+	rr, err := zone.NewRR(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := (&zone.Msg{Answer: []zone.RR{rr}}).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m dns.Msg
+	if err := m.Unpack(b); err != nil {
+		t.Fatalf("unpack %s: %v", line, err)
+	}
+	return m.Answer[0]
 }
 
 func flush(m *dns.Msg) *dns.Msg {
@@ -172,7 +188,7 @@ func TestCacheBounds(t *testing.T) {
 func TestCacheIgnores(t *testing.T) {
 	for name, m := range map[string]*dns.Msg{
 		"query":         {Answer: message(t, ptrLine, srvLine, txtLine, aLine).Answer},
-		"error":         {MsgHdr: dns.MsgHdr{Response: true, Rcode: dns.RcodeRefused}, Answer: message(t, ptrLine, srvLine, txtLine, aLine).Answer},
+		"error":         {MsgHdr: dns.MsgHdr{Response: true, Rcode: zone.RcodeRefused}, Answer: message(t, ptrLine, srvLine, txtLine, aLine).Answer},
 		"other class":   message(t, "_cloudrest._tcp.local. 4500 CH PTR @"),
 		"other service": message(t, "_ipp._tcp.local. 4500 IN PTR x._ipp._tcp.local.", "x._ipp._tcp.local. 120 IN SRV 0 0 1 garden.local."),
 		"astray":        message(t, "_cloudrest._tcp.local. 4500 IN PTR x._ipp._tcp.local.", "_cloudrest._tcp.local. 4500 IN PTR _cloudrest._tcp.local."),

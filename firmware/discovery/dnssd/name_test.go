@@ -6,12 +6,15 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/miekg/dns"
-
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/tether"
 )
 
 const testID = tether.DeviceID("1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f809")
+
+func question(name string, kind uint16) *dns.Msg {
+	return &dns.Msg{Question: []dns.Question{{Name: name, Qtype: kind, Qclass: dns.ClassINET}}}
+}
 
 func testInfo() Info {
 	return Info{

@@ -6,8 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/miekg/dns"
-
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
 )
 

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/miekg/dns"
+	zone "github.com/miekg/dns"
 
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
 )
 
@@ -20,15 +21,19 @@ func addrs(list ...string) (as []netip.Addr) {
 	return as
 }
 
-func question(name string, kind uint16) *dns.Msg {
-	return &dns.Msg{Question: []dns.Question{{Name: name, Qtype: kind, Qclass: dns.ClassINET}}}
-}
-
 // show writes records briefly: type, data, and "!" for the cache-flush bit.
 func show(rrs []dns.RR) string {
 	var list []string
-	for _, rr := range rrs {
-		s := dns.TypeToString[rr.Header().Rrtype] + " " + strings.TrimPrefix(rr.String(), rr.Header().String())
+	b, err := (&dns.Msg{Answer: rrs}).Pack()
+	if err != nil {
+		return err.Error()
+	}
+	var read zone.Msg // another implementation reads what ours wrote
+	if err := read.Unpack(b); err != nil {
+		return err.Error()
+	}
+	for _, rr := range read.Answer {
+		s := zone.TypeToString[rr.Header().Rrtype] + " " + strings.TrimPrefix(rr.String(), rr.Header().String())
 		if rr.Header().Class&topBit != 0 {
 			s += "!"
 		}
@@ -42,11 +47,7 @@ func TestReply(t *testing.T) {
 	both := addrs("10.0.0.1", "fd00::1")
 	const nsec = "NSEC cloudrest-1a2b3c4d.local. A AAAA!"
 	known := func(q *dns.Msg, line string) *dns.Msg {
-		rr, err := dns.NewRR(line)
-		if err != nil {
-			t.Fatal(err)
-		}
-		q.Answer = append(q.Answer, rr)
+		q.Answer = append(q.Answer, zoneRecord(t, line))
 		return q
 	}
 	probe := func(name string, kind uint16) *dns.Msg {
@@ -57,7 +58,7 @@ func TestReply(t *testing.T) {
 	unicast := question(host, dns.TypeA)
 	unicast.Question[0].Qclass |= topBit
 	chaos := question(host, dns.TypeA)
-	chaos.Question[0].Qclass = dns.ClassCHAOS
+	chaos.Question[0].Qclass = zone.ClassCHAOS
 	two := question(host, dns.TypeA)
 	two.Question = append(two.Question, two.Question[0], dns.Question{Name: host, Qtype: dns.TypeAAAA, Qclass: dns.ClassANY})
 	many := new(dns.Msg)
@@ -78,7 +79,7 @@ func TestReply(t *testing.T) {
 		{"two addresses", question(host, dns.TypeA), addrs("10.0.0.1", "10.0.0.2"), "A 10.0.0.1!, A 10.0.0.2! | NSEC cloudrest-1a2b3c4d.local. A!"},
 		{"two questions, one twice", two, both, "A 10.0.0.1!, AAAA fd00::1! | " + nsec},
 		{"§6.1 no IPv6", question(host, dns.TypeAAAA), addrs("10.0.0.1"), "NSEC cloudrest-1a2b3c4d.local. A! | A 10.0.0.1!"},
-		{"§6.1 another type", question(host, dns.TypeHINFO), both, nsec + " | A 10.0.0.1!, AAAA fd00::1!"},
+		{"§6.1 another type", question(host, zone.TypeHINFO), both, nsec + " | A 10.0.0.1!, AAAA fd00::1!"},
 		{"§7.1 known", known(question(host, dns.TypeA), host+" 60 IN A 10.0.0.1"), both, ""},
 		{"§7.1 known, but for less than half", known(question(host, dns.TypeA), host+" 59 IN A 10.0.0.1"), both, "A 10.0.0.1! | AAAA fd00::1!, " + nsec},
 		{"§7.1 another known", known(question(host, dns.TypeA), host+" 120 IN A 10.0.0.9"), both, "A 10.0.0.1! | AAAA fd00::1!, " + nsec},
@@ -86,7 +87,7 @@ func TestReply(t *testing.T) {
 		{"another class", chaos, both, ""},
 		{"no address here", question(host, dns.TypeA), nil, ""},
 		{"a response", &dns.Msg{MsgHdr: dns.MsgHdr{Response: true}, Question: question(host, dns.TypeA).Question}, both, ""},
-		{"an update", &dns.Msg{MsgHdr: dns.MsgHdr{Opcode: dns.OpcodeUpdate}, Question: question(host, dns.TypeA).Question}, both, ""},
+		{"an update", &dns.Msg{MsgHdr: dns.MsgHdr{Opcode: zone.OpcodeUpdate}, Question: question(host, dns.TypeA).Question}, both, ""},
 		{"too many questions", many, both, ""},
 		{"zeroconf answers for the instance", question(testOwn.name(Service), dns.TypeSRV), both, ""},
 		{"§8.1 but not probes", probe(testOwn.name(Service), dns.TypeANY), both,

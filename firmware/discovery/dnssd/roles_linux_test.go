@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"github.com/grandcat/zeroconf"
-	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/tools/netns"
 )
 
@@ -146,7 +146,7 @@ func strangerRole(ctx context.Context, arg string, _ <-chan string, out io.Write
 					continue
 				}
 				for _, rr := range append(m.Answer, m.Extra...) {
-					fmt.Fprintf(out, "%v ttl %d: %s\n", from, cm.TTL, strings.ReplaceAll(rr.String(), "\t", " "))
+					fmt.Fprintf(out, "%v ttl %d: %+v\n", from, cm.TTL, rr)
 				}
 			}
 		})

@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/grandcat/zeroconf"
-	"github.com/miekg/dns"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 
+	"github.com/cloudrest/cloudrest/firmware/discovery/dns"
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
 )
 
