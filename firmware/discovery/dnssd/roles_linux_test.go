@@ -146,7 +146,7 @@ func strangerRole(ctx context.Context, arg string, _ <-chan string, out io.Write
 					continue
 				}
 				for _, rr := range append(m.Answer, m.Extra...) {
-					fmt.Fprintf(out, "%v ttl %d: %+v\n", from, cm.TTL, rr)
+					fmt.Fprintf(out, "%v ttl %d: %T %+v\n", from, cm.TTL, rr, rr)
 				}
 			}
 		})
