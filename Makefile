@@ -12,7 +12,7 @@ TESTTIMEOUT = 25m
 PKG         = ./...
 DEPS        = on
 
-.PHONY: help demo test e2e bench deps lint vuln fuzz build piimage test-image clean
+.PHONY: help demo test e2e bench memory sizes deps lint vuln fuzz build piimage test-image clean
 
 help:
 	@echo 'make demo          build everything and watch the whole story on this machine'
@@ -22,6 +22,8 @@ help:
 	@echo 'make e2e           only the end-to-end tests of the built programs, with their log'
 	@echo 'make bench         measure against nginx and a plain Go proxy, print tables (tools/bench/README.md)'
 	@echo '                   BENCH="lan idle" only some; BENCHFLAGS=--json for programs'
+	@echo 'make memory        what the gateway takes on boards of 32 and 64 MB, idle and under load; fails above the budget'
+	@echo 'make sizes         what it takes on flash: the .ipk as released and as squashfs; fails above the budget'
 	@echo 'make lint          gofmt, go vet, staticcheck, shellcheck, file sizes'
 	@echo 'make vuln          known vulnerabilities in dependencies (needs https://vuln.go.dev)'
 	@echo 'make fuzz          every fuzz target in turn, FUZZTIME=20s each'
@@ -64,6 +66,20 @@ bench:
 		name="$$(basename "$$p")"; [ "$$(dirname "$$p")" = "$(CURDIR)/tools/bench" ] || continue; \
 		[ -z '$(BENCH)' ] || case ' $(BENCH) ' in *" $$name "*) ;; *) continue;; esac; \
 		echo "== bench $$name" >&2; go build -o "bin/bench-$$name" "$$p"; "bin/bench-$$name" $(BENCHFLAGS); done
+
+# The memory of a 32-bit program is what counts: see tools/cmd/memory.
+memory:
+	@./build.sh --memory
+	@go build -o bin/memory ./tools/cmd/memory
+	@bin/memory --program bin/cloudrestd-386 --beside bin/cloudrestd-amd64
+
+# As a release is packed, which takes longer, and as OpenWrt keeps it in an image.
+sizes:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh build)
+	@./build.sh --best --only mipsel_24kc.ipk
+	@mkdir -p bin/squashfs && cp dist/cloudrestd-linux-mipsle bin/squashfs/cloudrestd
+	@mksquashfs bin/squashfs bin/cloudrestd.squashfs -comp xz -b 256k -noappend -all-root -quiet -no-progress >/dev/null
+	@echo "sizes: cloudrestd for mipsle in squashfs (xz, blocks of 256 KiB): $$(stat -c %s bin/cloudrestd.squashfs) bytes"
 
 lint:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh lint)

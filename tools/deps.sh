@@ -29,6 +29,8 @@ list() {
 		test  dpkg              dpkg-deb             unpacks our packages
 		build xz-utils          xz                   measures what the router build takes on flash
 		build zopfli            zopfli               packs for OpenWrt as small as it goes
+		build squashfs-tools    mksquashfs           measures what an image with it takes on flash
+		build iproute2          ip                   a network of its own for the measured gateway
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
