@@ -49,7 +49,7 @@ func run(args []string, out io.Writer) error {
 	verify := flags.String("verify", "", "only verify dist with this public key `file` (PEM)")
 	last := flags.Int64("last", 0, "with -verify: the `sequence` installed now; anything older is refused")
 	flags.Usage = func() {
-		fmt.Fprintln(flags.Output(), "usage: pack [flags] PACKAGE:PROGRAM ...   such as cloudrest_mips_24kc.ipk:cloudrestd-linux-mips")
+		fmt.Fprintln(flags.Output(), "usage: pack [flags] PACKAGE:PROGRAM ...   such as cloudrest_mips_24kc.ipk:cloudrestd-linux-mips; luci-app-cloudrest_all.ipk:- has none")
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {

@@ -47,15 +47,45 @@ func (r *release) content(from, to, kind string, mode fs.FileMode) *files.Conten
 	}
 }
 
-// openwrtFiles are the program and what openwrt/files holds.
-func (r *release) openwrtFiles(program string) (files.Contents, error) {
-	out := files.Contents{r.content(program, "/usr/bin/cloudrestd", "", 0o755)}
-	tree := filepath.Join(r.root, "openwrt", "files")
-	err := filepath.WalkDir(tree, func(name string, d fs.DirEntry, err error) error {
+// openwrtPackage is what both kinds of packages for OpenWrt are made from.
+type openwrtPackage struct {
+	info    *nfpm.Info
+	user    string // for OpenWrt's scripts, which make it; may be empty
+	keep    []string
+	scripts string // the folder of the maintainer scripts
+}
+
+// luciApp is the page for OpenWrt's web interface: no program, for every architecture.
+const luciApp = "luci-app-cloudrest"
+
+func (r *release) openwrt(name, arch, program string) (p openwrtPackage, err error) {
+	p = openwrtPackage{info: r.info(name, arch), scripts: "openwrt/package/"}
+	p.info.Release = "1"
+	if name == luciApp {
+		p.scripts += "luci/"
+		p.info.Description = "LuCI page for CloudREST"
+		p.info.Depends = []string{"cloudrest", "luci-base"}
+		if err = r.tree(p.info, "openwrt/"+luciApp+"/htdocs", "/www"); err == nil {
+			err = r.tree(p.info, "openwrt/"+luciApp+"/root", "")
+		}
+		return p, err
+	}
+	p.user = openwrtUser
+	p.keep = []string{"/etc/config/cloudrest", "/etc/cloudrest/"}
+	p.info.Description = descriptions["cloudrestd"]
+	p.info.Depends = []string{"ca-bundle"}
+	p.info.Contents = files.Contents{r.content(program, "/usr/bin/cloudrestd", "", 0o755)}
+	return p, r.tree(p.info, "openwrt/files", "")
+}
+
+// tree puts the files of a folder of the repository below to.
+func (r *release) tree(info *nfpm.Info, dir, to string) error {
+	dir = r.path(dir)
+	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		to := filepath.ToSlash(strings.TrimPrefix(name, tree))
+		to := to + filepath.ToSlash(strings.TrimPrefix(name, dir))
 		kind, mode := "", fs.FileMode(0o644)
 		switch {
 		case strings.HasPrefix(to, "/etc/config/"):
@@ -63,21 +93,24 @@ func (r *release) openwrtFiles(program string) (files.Contents, error) {
 		case strings.HasPrefix(to, "/etc/init.d/"), strings.HasPrefix(to, "/etc/uci-defaults/"):
 			mode = 0o755
 		}
-		out = append(out, r.content(name, to, kind, mode))
+		info.Contents = append(info.Contents, r.content(name, to, kind, mode))
 		return nil
 	})
-	return out, err
 }
 
-func (r *release) ipk(name, arch, program, out string) (err error) {
-	info := r.info(name, arch)
-	info.Description = descriptions["cloudrestd"]
-	info.Version, info.Release = r.name.deb, "1"
-	info.Depends = []string{"ca-bundle"}
-	info.IPK.Fields = map[string]string{"Require-User": openwrtUser}
-	info.Scripts = nfpm.Scripts{PostInstall: r.path("openwrt/package/postinst"), PreRemove: r.path("openwrt/package/prerm")}
-	if info.Contents, err = r.openwrtFiles(program); err != nil {
+func (r *release) ipk(name, arch, program, out string) error {
+	p, err := r.openwrt(name, arch, program)
+	if err != nil {
 		return err
+	}
+	info := p.info
+	info.Version = r.name.deb
+	if p.user != "" {
+		info.IPK.Fields = map[string]string{"Require-User": p.user}
+	}
+	info.Scripts.PostInstall = r.path(p.scripts + "postinst")
+	if name != luciApp {
+		info.Scripts.PreRemove = r.path(p.scripts + "prerm")
 	}
 	if err := write(ipk.Default, info, out); err != nil || !r.best {
 		return err
@@ -86,14 +119,13 @@ func (r *release) ipk(name, arch, program, out string) (err error) {
 }
 
 // apk also writes the lists that OpenWrt keeps in the package, where opkg kept its own.
-func (r *release) apk(name, arch, program, out string) (err error) {
-	info := r.info(name, arch)
-	info.Description = descriptions["cloudrestd"]
-	info.Version, info.Release = r.name.apk, "1"
-	info.Depends = []string{"ca-bundle"}
-	if info.Contents, err = r.openwrtFiles(program); err != nil {
+func (r *release) apk(name, arch, program, out string) error {
+	p, err := r.openwrt(name, arch, program)
+	if err != nil {
 		return err
 	}
+	info := p.info
+	info.Version = r.name.apk
 	var list []string
 	var sums strings.Builder
 	for _, c := range info.Contents {
@@ -112,21 +144,24 @@ func (r *release) apk(name, arch, program, out string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	for name, to := range map[string]*string{
-		"post-install": &info.Scripts.PostInstall, "pre-deinstall": &info.Scripts.PreRemove, "post-upgrade": &info.APK.Scripts.PostUpgrade,
-	} {
-		if *to, err = r.script(dir, "openwrt/package/"+name); err != nil {
+	scripts := map[string]*string{"post-install": &info.Scripts.PostInstall, "pre-deinstall": &info.Scripts.PreRemove, "post-upgrade": &info.APK.Scripts.PostUpgrade}
+	if name == luciApp {
+		scripts = map[string]*string{"postinst": &info.Scripts.PostInstall}
+	}
+	for name, to := range scripts {
+		if *to, err = r.script(dir, p.scripts+name); err != nil {
 			return err
 		}
 	}
-	for suffix, text := range map[string]string{
-		"list":             strings.Join(list, "\n") + "\n",
-		"rusers":           openwrtUser + "\n",
-		"conffiles":        "/etc/config/cloudrest\n/etc/cloudrest/\n",
-		"conffiles_static": sums.String(),
-	} {
+	if name == luciApp {
+		info.APK.Scripts.PostUpgrade = info.Scripts.PostInstall
+	}
+	for suffix, lines := range map[string][]string{"list": list, "rusers": {p.user}, "conffiles": p.keep, "conffiles_static": {strings.TrimSuffix(sums.String(), "\n")}} {
+		if len(lines) == 0 || lines[0] == "" {
+			continue
+		}
 		from := filepath.Join(dir, suffix)
-		if err := os.WriteFile(from, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(from, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 			return err
 		}
 		info.Contents = append(info.Contents, r.content(from, "/lib/apk/packages/"+name+"."+suffix, "", 0o644))
