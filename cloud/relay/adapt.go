@@ -88,3 +88,8 @@ type nodeStore struct{ *boltdb.DB }
 func (a nodeStore) Append(id tether.DeviceID, n frame.Notify, c devnode.Acker) error {
 	return a.DB.Append(id, n, c)
 }
+
+func (a nodeStore) Key(id tether.DeviceID) ([]byte, error) {
+	d, _, err := a.Device(id)
+	return d.Key, err
+}

@@ -56,3 +56,4 @@ type nothing struct{}
 
 func (nothing) Invalidate(tether.DeviceID, ...string) int    { return 0 }
 func (nothing) InvalidatePrefix(tether.DeviceID, string) int { return 0 }
+func (nothing) Devices() []tether.DeviceID                   { return nil }

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cloudrest/cloudrest/tether/frame"
+	"github.com/cloudrest/cloudrest/tether/mux"
 )
 
 // counting is a device that counts what it is asked.
@@ -147,6 +150,74 @@ func TestStoredAnswersAndConnections(t *testing.T) {
 	s.Invalidate(frame.Invalidate{Epoch: 10, Seq: 1})
 	r.until("it is told", func() bool { return r.node.Lease(t.Context(), d.ID) })
 	get(4, "nothing was missed while it was offline")
+}
+
+// What is stored of a device that is no more, or that is another one now, goes at once: also what
+// could otherwise be given out while it is offline.
+func TestStoredAnswersOfAnotherDevice(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		enroll string
+		change func(r *running, d *thing) error
+	}{
+		{"nothing", EnrollFirstUse, nil},
+		{"revoked", EnrollFirstUse, func(r *running, d *thing) error { _, err := RevokeDevice(r.dir, d.ID); return err }},
+		{"taken off the list", EnrollList, func(r *running, d *thing) error { return RemoveDevice(r.dir, d.ID) }},
+		{"rekeyed", EnrollFirstUse, func(r *running, d *thing) error { return RekeyDevice(r.dir, d.ID) }},
+		{"listed with another key", EnrollList, func(r *running, d *thing) error {
+			return AddDevice(r.dir, d.ID, derOf(r.t, newThing(r.t, "Garden", nil)))
+		}},
+		{"factory reset", EnrollFirstUse, func(r *running, d *thing) error {
+			d.Generation = func() uint32 { return 2 }
+			s := d.connect(r)
+			s.Close(1000, "")
+			<-s.Done()
+			return nil
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, func(cfg *Config) { cfg.Enroll = c.enroll })
+			d := newThing(t, "Garden", func(w http.ResponseWriter, req *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60, stale-if-error=3600")
+				fmt.Fprint(w, "the owner's")
+			})
+			d.Generation = func() uint32 { return 1 }
+			if c.enroll == EnrollList {
+				if err := AddDevice(r.dir, d.ID, derOf(t, d)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var s *mux.Session
+			r.until("the device is in", func() (ok bool) {
+				var err error
+				s, _, err = d.dial(r)
+				return err == nil
+			})
+			r.until("it answers", func() bool { status, _ := r.get(d.path("/x")); return status == 200 })
+			s.Close(1000, "")
+			<-s.Done()
+			offline := func() (int, string) { return r.get(d.path("/x")) }
+			r.until("the relay answers for it", func() bool { status, body := offline(); return status == 200 && body == "the owner's" })
+			if c.change == nil {
+				return
+			}
+			if err := c.change(r, d); err != nil {
+				t.Fatal(err)
+			}
+			r.until("its answers are gone", func() bool { return len(r.cache.Entries(d.ID, 9)) == 0 })
+			r.until("the relay has nothing to say", func() bool { status, _ := offline(); return status != 200 })
+		})
+	}
+}
+
+func derOf(t *testing.T, d *thing) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(d.Key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(base64.StdEncoding.EncodeToString(der))
 }
 
 func TestCacheOff(t *testing.T) {

@@ -113,6 +113,9 @@ func (r *Relay) forgetKeys(ctx context.Context, forgotten map[operator.Mark]bool
 			if err := r.db.ForgetKey(ctx, m.ID); err != nil {
 				return err
 			}
+			if r.cache != nil {
+				r.cache.PurgeDevice(m.ID)
+			}
 			forgotten[m] = true
 			r.log.Warn("key forgotten, the next one that is proved counts", "security", "device_rekeyed", "device", m.ID)
 		}

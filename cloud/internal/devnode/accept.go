@@ -1,6 +1,7 @@
 package devnode
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -30,6 +31,7 @@ const (
 type attempt struct {
 	known bool     // verify recorded why it ended, or it opened
 	life  lifetime // of the certificate
+	other bool     // than the device before: another owner or another key
 }
 
 type attemptKey struct{}
@@ -57,7 +59,7 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 		err := rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
 			at.known = true
 			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped, "client_certificate", p.ClientCert != nil)
-			return n.open(s, p.ID, keyHash(p.PublicDER), at.life, p.Info)
+			return n.open(s, p.ID, keyHash(p.PublicDER), at.life, at.other, p.Info)
 		})
 		if !at.known { // a bad proof, or not even the protocol
 			n.count.refusedProtocol.Add(1)
@@ -153,6 +155,13 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 			at.life = life
 		}
 	}
+	var kept []byte // the key before
+	if n.cfg.Cache != nil {
+		if kept, err = n.cfg.Store.Key(p.ID); err != nil {
+			return n.unstored(p, err)
+		}
+	}
+	other := !bytes.Equal(kept, p.PublicDER)
 	have := sha256.Sum256(p.PublicDER)
 	want, listed := n.cfg.List.Key(p.ID)
 	switch {
@@ -162,7 +171,6 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 	case !n.cfg.FirstUse:
 		return n.deny(p, &n.count.refusedUnknown, "device_unknown", &session.DeniedError{Err: session.ErrUnknown, Text: "device not enrolled: the operator of this relay has not listed it"}, nil)
 	default:
-		var kept []byte
 		var created bool
 		kept, created, err = n.cfg.Store.Enrol(ctx, p.ID, p.PublicDER, p.Generation)
 		want = sha256.Sum256(kept)
@@ -182,12 +190,16 @@ func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 	case err != nil:
 		return n.unstored(p, err)
 	case p.Generation > before:
-		if n.cfg.Cache != nil {
-			n.cfg.Cache.InvalidatePrefix(p.ID, "/") // it was the owner's before
-		}
+		other = true
 		n.log.Warn("device was reset to its factory state", "security", "device_factory_reset", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)
 	case p.Generation < before:
 		n.log.Warn("device tells an owner generation that is over: an old copy of its memory?", "security", "device_generation_lower", "device", p.ID, "generation", p.Generation, "before", before, "peer", p.RemoteAddr)
+	}
+	if other {
+		n.forget(p.ID)
+		if at != nil {
+			at.other = true // and again when it is in: until then an older connection may answer
+		}
 	}
 	return nil
 }

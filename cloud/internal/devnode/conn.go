@@ -50,9 +50,9 @@ type proven struct {
 	end   atomic.Uint32 // of the certificate, unix seconds; 0: there is none
 }
 
-// open takes a session over as the newest of its device. It returns what the session is
-// to call.
-func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifetime, info []byte) mux.Handlers {
+// open takes a session over as the newest of its device; other: of what is another one by owner
+// or key. It returns what the session is to call.
+func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifetime, other bool, info []byte) mux.Handlers {
 	c := &conn{node: n, id: id, session: s, opened: time.Now().UnixNano()}
 	c.proven.key = key
 	c.proven.live(life)
@@ -76,6 +76,9 @@ func (n *Node) open(s *mux.Session, id tether.DeviceID, key [16]byte, life lifet
 		}
 	}
 	n.mu.Unlock()
+	if other && old != nil {
+		n.forget(id)
+	}
 	n.count.opened.Add(1)
 	switch {
 	case stale:

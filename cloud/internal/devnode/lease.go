@@ -24,6 +24,16 @@ type Cache interface {
 	// return nobody gets it any more.
 	Invalidate(id tether.DeviceID, uris ...string) int
 	InvalidatePrefix(id tether.DeviceID, prefix string) int
+	// Devices are those of which something is stored, or on its way.
+	Devices() []tether.DeviceID
+}
+
+// forget drops all that is stored of a device, and keeps what is on its way from being stored:
+// it has another owner or another key, or may not come any more.
+func (n *Node) forget(id tether.DeviceID) {
+	if n.cfg.Cache != nil {
+		n.cfg.Cache.InvalidatePrefix(id, "/")
+	}
 }
 
 // mark is the last invalidation that was done for a device; epoch 0: there was none.

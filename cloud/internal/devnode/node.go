@@ -59,6 +59,8 @@ type Store interface {
 	// Enrol keeps the first key of an ID and returns the one that counts; the generation is
 	// kept with a device that is new.
 	Enrol(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) (kept []byte, created bool, err error)
+	// Key is the one that counts; nil: none.
+	Key(id tether.DeviceID) (public []byte, err error)
 	// SetKey replaces it: the operator's list says so.
 	SetKey(ctx context.Context, id tether.DeviceID, public []byte, generation uint32) error
 	// SetGeneration keeps the highest owner generation and returns the one before.

@@ -63,6 +63,12 @@ func (m *memory) SetGeneration(_ context.Context, id tether.DeviceID, generation
 	return before, nil
 }
 
+func (m *memory) Key(id tether.DeviceID) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.keys[id], nil
+}
+
 func (m *memory) SetKey(_ context.Context, id tether.DeviceID, public []byte, generation uint32) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -233,7 +239,7 @@ func joinProven(n *Node, id tether.DeviceID, key [16]byte, life lifetime, h http
 		SendWindow: mux.MinWindow, RecvWindow: mux.DeviceWindow, Streams: 4, Keepalive: n.cfg.Keepalive, Accept: server.Serve,
 		Handlers: mux.Handlers{OnGoAway: func(g frame.GoAway) { e.away <- g }, OnAck: func(id tether.EventID) { e.acks <- id }},
 	})
-	relay.SetHandlers(n.open(relay, id, key, life, []byte(`{"name":"Garden"}`)))
+	relay.SetHandlers(n.open(relay, id, key, life, false, []byte(`{"name":"Garden"}`)))
 	go relay.Run()
 	go e.Run()
 	return e
@@ -332,7 +338,7 @@ func TestSilentDeviceIsAskedFirst(t *testing.T) {
 		a, b := newWire()
 		relay := mux.New(a, mux.Config{Relay: true})
 		device := mux.New(b, mux.Config{}) // no keepalive of its own
-		relay.SetHandlers(n.open(relay, dev, keyHash(nil), lifetime{}, nil))
+		relay.SetHandlers(n.open(relay, dev, keyHash(nil), lifetime{}, false, nil))
 		go relay.Run()
 		go device.Run()
 		time.Sleep(10 * time.Minute)

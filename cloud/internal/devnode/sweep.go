@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/frame"
 )
 
@@ -82,29 +83,54 @@ func (n *Node) sweep(now time.Duration) {
 	}
 }
 
-// checkList ends connections that a change of the operator's does not allow any more.
+// checkList ends connections that a change of the operator's does not allow any more, and
+// drops what is stored of such devices.
 func (n *Node) checkList() {
 	now := n.cfg.List.Version()
 	if n.listed.Swap(now) == now {
 		return
 	}
 	for _, c := range n.all() {
-		sum, ok := n.cfg.List.Key(c.id)
-		g, event := frame.GoAway{}, "device_removed"
-		switch {
-		case n.cfg.List.Revoked(c.id):
-			g, event = frame.GoAway{Code: frame.GoAwayUnknown, Text: textRevoked}, "device_certificate_revoked"
-		case ok && [16]byte(sum[:]) != c.proven.key:
-			g = frame.GoAway{Code: frame.GoAwayAuth, Text: "key changed: another one is on the list for this device"}
-		case !ok && !n.cfg.FirstUse:
-			g = frame.GoAway{Code: frame.GoAwayUnknown, Text: "device not enrolled: it was taken off the list"}
-		default:
+		g, event := n.banned(c.id, c.proven.key)
+		if event == "" {
 			continue
 		}
 		n.log.Warn("device is not allowed any more", "security", event, "device", c.id, "code", g.Code)
+		c.leaving.Store(true) // before what is on its way is forgotten
 		g.RetryAfter = uint32(refusedRetry.Milliseconds())
 		go c.end(g, closePolicy)
 	}
+	if n.cfg.Cache == nil {
+		return
+	}
+	for _, id := range n.cfg.Cache.Devices() {
+		var key [16]byte
+		if c := n.lookup(id); c != nil {
+			key = c.proven.key
+		} else if kept, err := n.cfg.Store.Key(id); err == nil {
+			key = keyHash(kept)
+		} else {
+			n.log.Error("read key", "device", id, "err", err) // then it counts as another one
+		}
+		if _, event := n.banned(id, key); event != "" {
+			n.forget(id)
+		}
+	}
+}
+
+// banned says how a device with this key is told that the operator does not allow it, and what
+// that is called in the log; "": it is allowed.
+func (n *Node) banned(id tether.DeviceID, key [16]byte) (g frame.GoAway, event string) {
+	sum, ok := n.cfg.List.Key(id)
+	switch {
+	case n.cfg.List.Revoked(id):
+		return frame.GoAway{Code: frame.GoAwayUnknown, Text: textRevoked}, "device_certificate_revoked"
+	case ok && [16]byte(sum[:]) != key:
+		return frame.GoAway{Code: frame.GoAwayAuth, Text: "key changed: another one is on the list for this device"}, "device_removed"
+	case !ok && !n.cfg.FirstUse:
+		return frame.GoAway{Code: frame.GoAwayUnknown, Text: "device not enrolled: it was taken off the list"}, "device_removed"
+	}
+	return g, ""
 }
 
 // Drain sends the devices elsewhere: GOAWAY 0, spread over the given time, and an end to

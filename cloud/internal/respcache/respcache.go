@@ -84,6 +84,16 @@ func (c *Cache) Purge(id tether.DeviceID, uri string) int { return c.shared.Purg
 // PurgeDevice removes everything of a device, as when it was deleted or changed hands.
 func (c *Cache) PurgeDevice(id tether.DeviceID) int { return c.shared.PurgeSpace(string(id)) }
 
+// Devices are those of which something is stored, or on its way.
+func (c *Cache) Devices() []tether.DeviceID {
+	spaces := c.shared.Spaces()
+	list := make([]tether.DeviceID, len(spaces))
+	for i, s := range spaces {
+		list[i] = tether.DeviceID(s)
+	}
+	return list
+}
+
 // PurgeAll removes everything.
 func (c *Cache) PurgeAll() int { return c.shared.PurgeAll() }
 

@@ -331,6 +331,17 @@ func (c *Cache) PurgePrincipal(space, principal string) (n int) {
 	return n
 }
 
+// Spaces are those in which something is stored, or on its way from the origin.
+func (c *Cache) Spaces() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]string, 0, len(c.sites))
+	for name := range c.sites {
+		list = append(list, name)
+	}
+	return list
+}
+
 // PurgeAll removes everything.
 func (c *Cache) PurgeAll() (n int) {
 	every := func(string) bool { return true }
