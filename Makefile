@@ -12,7 +12,7 @@ TESTTIMEOUT = 25m
 PKG         = ./...
 DEPS        = on
 
-.PHONY: help demo test e2e bench memory sizes deps lint vuln fuzz build piimage test-image clean
+.PHONY: help demo test e2e bench memory sizes deps lint vuln fuzz build piimage test-image test-malta clean
 
 help:
 	@echo 'make demo          build everything and watch the whole story on this machine'
@@ -32,6 +32,7 @@ help:
 	@echo 'make piimage       images/cloudrest-pi.img, an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W (tools/cmd/piimage/README.md)'
 	@echo '                   PIFLAGS="--relay wss://relay.example --origin-binary ./myservice"'
 	@echo 'make test-image    build such an image, boot it in QEMU, update it, cut its power (5 minutes)'
+	@echo 'make test-malta    run the OpenWrt package on an emulated MIPS router: flash, power cuts, memory (10 minutes)'
 	@echo 'make deps          install the Debian packages that tests and benchmarks use'
 	@echo 'make clean         remove bin/, dist/ and .demo/'
 
@@ -104,6 +105,13 @@ piimage:
 test-image:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh image)
 	cd tools/cmd/piimage && go vet ./... && go test -count=1 -timeout $(TESTTIMEOUT) -v ./...
+
+# Apart from test, too: a kernel is fetched, and the board is slow.
+test-malta:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh malta)
+	@tools/malta/debian.sh bin/malta
+	@./build.sh --only cloudrest_mipsel_24kc.ipk
+	go vet ./tools/malta && go test -count=1 -timeout $(TESTTIMEOUT) -v ./tools/malta -malta
 
 fuzz:
 	@tools/fuzz.sh $(FUZZTIME) $(PKG)

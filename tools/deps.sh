@@ -5,6 +5,7 @@
 #
 #   tools/deps.sh [test] [bench] [lint] [build]  what is needed for these jobs (default: these)
 #   tools/deps.sh image                          for the Raspberry Pi image and its test
+#   tools/deps.sh malta                          for the OpenWrt package on an emulated MIPS board
 #   tools/deps.sh --check [job...]               only say what is missing; exit 1 if anything is
 set -eu
 
@@ -36,6 +37,10 @@ list() {
 		lint  shellcheck        shellcheck           checks the shell scripts
 		image e2fsprogs         mkfs.ext4            the writable partition of the Raspberry Pi image
 		image qemu-system-arm   qemu-system-aarch64  boots the Raspberry Pi image
+		malta qemu-system-mips  qemu-system-mipsel   runs the OpenWrt package on a MIPS board
+		malta squashfs-tools    mksquashfs           the programs of that board
+		malta dpkg              dpkg-deb             unpacks the kernel of that board
+		malta debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg who signs that kernel
 	END
 }
 
@@ -45,12 +50,12 @@ for arg; do
 	case $arg in
 	--check) check=yes ;;
 	-h | --help)
-		sed -n '2,9s/^# \{0,1\}//p' "$0"
+		sed -n '2,10s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
-	test | bench | lint | build | image) jobs="$jobs $arg" ;;
+	test | bench | lint | build | image | malta) jobs="$jobs $arg" ;;
 	*)
-		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint, build or image" >&2
+		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint, build, image or malta" >&2
 		exit 2
 		;;
 	esac
