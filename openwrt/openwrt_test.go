@@ -26,12 +26,6 @@ func procd(t *testing.T, config, what string, env ...string) []string {
 	if err := os.WriteFile(name, []byte(strings.ReplaceAll(config, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "state/identity.json"), []byte(`{"id": "00ff"}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.CommandContext(t.Context(), "busybox", "ash", "-eu", "testdata/procd.sh", initScript, name, filepath.Join(dir, "run"), what)
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
@@ -75,30 +69,59 @@ func TestInitScriptOptions(t *testing.T) {
 	if err := os.WriteFile(umdns, []byte("#!/bin/sh\n[ \"$1\" = enabled ]\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	identity := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		text = "#!/bin/sh\n[ \"$1 $2 $3\" = 'identity --json --config' ] && [ -f \"$4\" ] && " + text + "\n"
+		if err := os.WriteFile(name, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return "TEST_PROG=" + name
+	}
+	known := identity("known", `echo '{"device":"00ff","pin":"abcd"}'`)
+	fresh := identity("fresh", "exit 1")
+	soon := identity("soon", "{ [ -f "+dir+"/asked ] || { touch "+dir+"/asked; exit 1; }; } && echo '{\"device\":\"00ff\",\"pin\":\"abcd\"}'")
+	reload := filepath.Join(dir, "reload")
+	if err := os.WriteFile(reload, []byte("#!/bin/sh\necho \"$1\" >>"+reload+".done\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	half := identity("half", `echo '{"device":"00ff"}'`)
 	const head = "config cloudrest 'main'\n\toption state_dir 'DIR/state'\n"
 	for _, tc := range []struct {
 		name, config string
 		env          []string
 		want, not    string
+		reload       string // what the init script is called with later
 	}{
 		{name: "disabled", config: head + "\toption enabled '0'\n", want: "", not: "open_instance"},
 		{name: "memory", config: head + "\toption gogc '30'\n\toption gomemlimit '20MiB'\n", want: "append_param env GOGC=30\nappend_param env GOMEMLIMIT=20MiB"},
 		{name: "socket of the service", config: head + "\toption origin 'unix://DIR/app/rest.sock'\n", want: "add_jail_mount_rw DIR/app"},
 		{name: "no pipe", config: head + "\toption fifo 'off'\n", want: "add_jail_mount_rw DIR/state DIR/run\nclose_instance"},
 		{name: "authority of the relay", config: head + "\toption relay_ca '/etc/relay.pem'\n", want: "add_jail_mount /etc/relay.pem"},
-		{name: "umdns runs", config: head + "\toption https ':8443'\n", env: []string{"TEST_UMDNS=" + umdns},
-			want: "add_mdns cloudrest tcp 8443 id=00ff path=/\nappend_param env CLOUDREST_MDNS=off"},
-		{name: "umdns runs, announcing is off", config: head + "\toption mdns 'off'\n", env: []string{"TEST_UMDNS=" + umdns}, want: "", not: "add_mdns"},
-		{name: "umdns does not run", config: head, env: []string{"TEST_UMDNS=/nonexistent"}, want: "", not: "CLOUDREST_MDNS"},
+		{name: "umdns runs", config: head + "\toption https ':8443'\n\toption name 'My garden'\n", env: []string{"TEST_UMDNS=" + umdns, known},
+			want: "open_data\njson_add_object mdns\n" +
+				"add_mdns_service cloudrest tcp 8443 id=00ff name=My garden fp=abcd path=/\nadd_mdns_service https tcp 8443 id=00ff name=My garden fp=abcd path=/\n" +
+				"json_close_object\nclose_data\nappend_param env CLOUDREST_MDNS=off"},
+		{name: "umdns runs, no name, one address", config: head + "\toption https '[fd00::1]:443'\n", env: []string{"TEST_UMDNS=" + umdns, known},
+			want: "add_mdns_service cloudrest tcp 443 id=00ff fp=abcd path=/\n"},
+		{name: "umdns runs, first start", config: head, env: []string{"TEST_UMDNS=" + umdns, soon}, not: "mdns", reload: "reload\n"},
+		{name: "umdns runs, there will be no id", config: head, env: []string{"TEST_UMDNS=" + umdns, fresh}, not: "mdns"},
+		{name: "umdns runs, the pin is not known", config: head, env: []string{"TEST_UMDNS=" + umdns, half}, not: "mdns"},
+		{name: "umdns runs, announcing is off", config: head + "\toption mdns 'off'\n", env: []string{"TEST_UMDNS=" + umdns, known}, not: "mdns"},
+		{name: "umdns does not run", config: head, env: []string{"TEST_UMDNS=/nonexistent", known}, not: "CLOUDREST_MDNS"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := strings.Join(procd(t, tc.config, "start_service", tc.env...), "\n")
+			got := strings.Join(procd(t, tc.config, "start_service", append(tc.env, "TEST_RELOAD="+reload)...), "\n")
 			if !strings.Contains(got, tc.want) {
 				t.Errorf("calls:\n%s\nwant among them:\n%s", got, tc.want)
 			}
 			if tc.not != "" && strings.Contains(got, tc.not) {
 				t.Errorf("calls:\n%s\nwant no %s", got, tc.not)
 			}
+			done, _ := os.ReadFile(reload + ".done")
+			if string(done) != tc.reload {
+				t.Errorf("later the init script is called with %q, want %q", done, tc.reload)
+			}
+			os.Remove(reload + ".done")
 		})
 	}
 }

@@ -12,16 +12,29 @@ config_get_bool() {
 	eval "case \$$1 in 1 | on | true | yes | enabled) $1=1 ;; *) $1=0 ;; esac"
 }
 for f in open_instance close_instance set_param append_param add_jail add_jail_mount add_jail_mount_rw \
-	add_mdns add_reload_trigger add_reload_interface_trigger; do
+	open_data close_data add_mdns_service add_reload_trigger add_reload_interface_trigger; do
 	eval "procd_$f() { echo $f \"\$@\"; }"
 done
 chown() { echo "chown $*"; }
 chgrp() { echo "chgrp $*"; }
-jsonfilter() { sed -n 's/.*"id": *"\([^"]*\)".*/\1/p' "$2"; }
+for f in add_object close_object; do
+	eval "json_$f() { echo json_$f \"\$@\"; }"
+done
+jsonfilter() { # -s JSON -e @.NAME
+	printf %s "$2" | sed -n "s/.*\"${4#@.}\": *\"\([^\"]*\)\".*/\1/p"
+}
 
 script=$1 config=$2 rundir=$3 what=${4:-start_service}
 # shellcheck disable=SC1090 # the script under test
 . "$script"
 # shellcheck disable=SC2034 # the script reads them
-CONFIG=$config RUNDIR=$rundir UMDNS=${TEST_UMDNS:-$UMDNS}
+CONFIG=$config RUNDIR=$rundir UMDNS=${TEST_UMDNS:-$UMDNS} PROG=${TEST_PROG:-$PROG}
 $what
+# As rc.common does after the start; here it is waited for.
+if [ "$what" = start_service ]; then
+	sleep() { :; }
+	# shellcheck disable=SC2034 # the script reads it
+	initscript=${TEST_RELOAD:-/bin/false}
+	service_started
+	wait
+fi
