@@ -138,7 +138,7 @@ func (b *body) trailers() error {
 			break
 		}
 	}
-	fields, err := parseFields(text.String())
+	fields, err := parseFields(text.String(), nil)
 	if err != nil {
 		return err
 	}

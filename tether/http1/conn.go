@@ -355,6 +355,6 @@ func (x *exchange) handle() (completed bool) {
 			completed = false
 		}
 	}()
-	x.c.srv.Handler.ServeHTTP(&x.w, x.req)
+	x.c.srv.Handler.ServeHTTP(&x.w, &x.req)
 	return true
 }

@@ -646,3 +646,117 @@ func BenchmarkGet4K(b *testing.B) {
 		run(b, func(l net.Listener) { (&http.Server{Handler: handler, TLSConfig: conf()}).ServeTLS(l, "", "") })
 	})
 }
+
+// OpenHead makes the same answers as WriteHeader, or none.
+func TestOpenHead(t *testing.T) {
+	const date = "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n"
+	answer := func(w http.ResponseWriter, status int, lines, body string, length int64) {
+		o := w.(interface {
+			OpenHead(int, int64, bool) ([]byte, bool)
+			CloseHead([]byte)
+		})
+		b, ok := o.OpenHead(status, length, strings.Contains(lines, "Date: "))
+		if !ok {
+			t.Errorf("%d %q: refused", status, lines)
+			return
+		}
+		o.CloseHead(append(b, lines...))
+		if _, again := o.OpenHead(status, length, true); again {
+			t.Errorf("%d %q: a second head is taken", status, lines)
+		}
+		w.WriteHeader(500)
+		io.WriteString(w, body)
+	}
+	for _, tc := range []struct {
+		name, request string
+		status        int
+		lines, body   string
+		length        int64
+		want          string // in place of the present date stands "Date: now"
+	}{
+		{"whole", "GET / HTTP/1.1\r\n", 200, date + "Content-Length: 2\r\nX: y\r\n", "ab", 2, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 2\r\nX: y\r\n\r\nab"},
+		{"without a date", "GET / HTTP/1.1\r\n", 404, "Content-Length: 2\r\n", "ab", 2, "HTTP/1.1 404 Not Found\r\nDate: now\r\nContent-Length: 2\r\n\r\nab"},
+		{"HEAD", "HEAD / HTTP/1.1\r\n", 200, date + "Content-Length: 2\r\n", "", 2, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 2\r\n\r\n"},
+		{"no content", "GET / HTTP/1.1\r\n", 204, date, "", -1, "HTTP/1.1 204 No Content\r\n" + date + "\r\n"},
+		{"the last one", "GET / HTTP/1.1\r\nConnection: close\r\n", 200, date + "Content-Length: 1\r\n", "a", 1, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 1\r\nConnection: close\r\n\r\na"},
+		{"HTTP/1.0", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n", 200, date + "Content-Length: 1\r\n", "a", 1, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 1\r\nConnection: keep-alive\r\n\r\na"},
+		{"length not known", "GET / HTTP/1.1\r\n", 200, date, "ab", -1, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 2\r\n\r\nab"},
+		{"more than the length", "GET / HTTP/1.1\r\n", 200, date + "Content-Length: 0\r\n", "ab", 0, "HTTP/1.1 200 OK\r\n" + date + "Content-Length: 0\r\n\r\n"},
+		{"less than the length", "GET / HTTP/1.1\r\n", 200, date + "Content-Length: 3\r\n", "ab", 3, ""}, // cut off before anything was sent
+	} {
+		out := raw(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			answer(w, tc.status, tc.lines, tc.body, tc.length)
+		})}, tc.request+"Host: h\r\n\r\n")
+		got := out
+		if i := strings.Index(out, "Date: "); i >= 0 && !strings.Contains(tc.lines, "Date: ") {
+			end := i + strings.Index(out[i:], "\r\n")
+			got = out[:i] + "Date: now" + out[end:]
+		}
+		if got != tc.want {
+			t.Errorf("%s:\n got %q\nwant %q", tc.name, got, tc.want)
+		}
+	}
+	// Fields that were set the usual way are not lost: then it is no way.
+	out := raw(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X", "y")
+		if _, ok := w.(*response).OpenHead(200, 0, true); ok {
+			t.Error("taken in spite of a field")
+		}
+		if _, ok := w.(*response).OpenHead(103, 0, true); ok {
+			t.Error("an interim status is taken")
+		}
+	})}, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	if !strings.Contains(out, "\r\nX: y\r\n") {
+		t.Errorf("got %q, want the field", out)
+	}
+}
+
+// raw is everything that comes back for a request after which the client sends no more.
+func raw(t *testing.T, s *Server, request string) string {
+	t.Helper()
+	c, in := dial(t, serve(t, s))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// again is a connection on which the same request comes again and again.
+type again struct {
+	net.Conn
+	request string
+}
+
+func (a *again) Read(b []byte) (int, error)  { return copy(b, a.request), nil }
+func (a *again) Write(b []byte) (int, error) { return len(b), nil }
+
+// One request takes its text, the exchange with all that belongs to it, and the map of its fields.
+func TestAllocations(t *testing.T) {
+	const most = 4
+	body := bytes.Repeat([]byte{'x'}, 4096)
+	a := &again{request: "GET /zones?since=17 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: app\r\nAccept: */*\r\nAccept-Language: en\r\nAccept-Encoding: gzip\r\nAuthorization: Bearer x\r\n\r\n"}
+	s := &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o := w.(*response)
+		b, ok := o.OpenHead(200, int64(len(body)), false)
+		if !ok {
+			t.Error("no head")
+		}
+		o.CloseHead(append(b, "Content-Length: 4096\r\n"...))
+		w.Write(body)
+	})}
+	c := &conn{srv: s, raw: a, rwc: a}
+	if got := testing.AllocsPerRun(200, func() {
+		if !c.one() {
+			t.Fatal("the connection ended")
+		}
+	}); got > most {
+		t.Errorf("%v allocations, want at most %d", got, most)
+	}
+}

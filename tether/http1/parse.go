@@ -8,15 +8,20 @@ import (
 	"strings"
 )
 
+// usualFields is how many fields most requests of browsers and apps do not exceed.
+const usualFields = 12
+
 // exchange is one request and its answer. One is allocated for each request and never
 // used again, so a handler may keep what it got.
 type exchange struct {
 	c    *conn
-	req  *http.Request
+	req  http.Request
 	url  url.URL
 	ctx  reqCtx
 	body body
 	w    response
+
+	values [usualFields]string // of the fields of the head, if they are not more
 
 	readDeadline, writeDeadline bool // a handler set one, it must be taken back
 }
@@ -45,7 +50,7 @@ func (c *conn) parse(head []byte, x *exchange) error {
 	if len(target) > maxTarget {
 		return &statusError{http.StatusRequestURITooLong, "the request target is too long"}
 	}
-	header, err := parseFields(rest)
+	header, err := parseFields(rest, x.values[:])
 	if err != nil {
 		return err
 	}
@@ -58,19 +63,23 @@ func (c *conn) parse(head []byte, x *exchange) error {
 	}
 	x.w.init(x, &r, header)
 	x.ctx.conn = c
-	x.req = r.WithContext(&x.ctx)
+	x.req = *r.WithContext(&x.ctx) // inlined, the copy in between costs no allocation
 	return nil
 }
 
 // parseFields reads header or trailer fields up to the empty line that ends them
-// (RFC 9112 §5). Names become canonical, values lose the blanks around them.
-func parseFields(text string) (http.Header, error) {
+// (RFC 9112 §5). Names become canonical, values lose the blanks around them. The values are kept
+// in room, if that is enough.
+func parseFields(text string, room []string) (http.Header, error) {
 	n := strings.Count(text, "\n") - 1
 	if n > maxFields {
 		return nil, &statusError{http.StatusRequestHeaderFieldsTooLarge, "too many header fields"}
 	}
 	h := make(http.Header, n)
-	values := make([]string, max(n, 0)) // backing of the one-value slices
+	values := room // backing of the one-value slices
+	if n > len(values) {
+		values = make([]string, n)
+	}
 	for i := 0; ; i++ {
 		line, rest, ok := strings.Cut(text, "\r\n")
 		if !ok || line == "" {

@@ -105,11 +105,7 @@ func (w *response) WriteHeader(status int) {
 	if w.x.c.srv.closing.Load() || w.x.body.unread() || hasToken(h["Connection"], "close") {
 		w.close = true
 	}
-	b := w.buffer()
-	b = append(b, "HTTP/1.1 "...)
-	b = strconv.AppendInt(b, int64(status), 10)
-	b = append(append(append(b, ' '), http.StatusText(status)...), "\r\n"...)
-	b = w.appendFields(b, h)
+	b := w.appendFields(appendStatus(w.buffer(), status), h)
 	if _, ok := h["Date"]; !ok && status >= 200 {
 		b = append(append(append(b, "Date: "...), date()...), "\r\n"...)
 	}
@@ -117,6 +113,50 @@ func (w *response) WriteHeader(status int) {
 	if w.declared >= 0 || w.noBody {
 		w.frame(false)
 	}
+}
+
+// OpenHead is WriteHeader for who has an answer's fields as they go over the wire: it returns the
+// bytes that go out next, to which the caller appends whole field lines ("Name: value\r\n") and
+// which it hands to CloseHead at once. The lines must be what Header takes, be neither Connection,
+// Transfer-Encoding nor Trailer, and have Content-Length if length, that of the body in bytes, is
+// not negative; Date is only added if dated is false. ok is false when there is a head already, or
+// when Header has fields: then nothing was done, and WriteHeader is the way.
+func (w *response) OpenHead(status int, length int64, dated bool) (b []byte, ok bool) {
+	if w.hijacked || w.status != 0 || len(w.header) > 0 || status < 200 || status > 999 {
+		return nil, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status, w.declared = status, length
+	w.noBody = status == http.StatusNoContent || status == http.StatusNotModified
+	if w.x.c.srv.closing.Load() || w.x.body.unread() {
+		w.close = true
+	}
+	b = appendStatus(w.buffer(), status)
+	if !dated {
+		b = append(append(append(b, "Date: "...), date()...), "\r\n"...)
+	}
+	return b, true
+}
+
+// CloseHead takes the bytes back that OpenHead gave.
+func (w *response) CloseHead(b []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*w.out = b
+	if w.declared >= 0 || w.noBody {
+		w.frame(false)
+	}
+}
+
+// appendStatus writes a status line (RFC 9112 §4).
+func appendStatus(b []byte, status int) []byte {
+	if status == http.StatusOK {
+		return append(b, "HTTP/1.1 200 OK\r\n"...)
+	}
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	return append(append(append(b, ' '), http.StatusText(status)...), "\r\n"...)
 }
 
 // appendFields writes header fields, without those that belong to the connection: they
@@ -281,12 +321,14 @@ func (w *response) send() {
 	*w.out = (*w.out)[:0]
 }
 
+var errReturned = errors.New("http1: write after the handler returned")
+
 // release gives the buffer back, once nobody can write any more.
 func (w *response) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
-		w.err = errors.New("http1: write after the handler returned")
+		w.err = errReturned
 	}
 	if w.out != nil && cap(*w.out) <= 4*outBuffer {
 		*w.out = (*w.out)[:0]
