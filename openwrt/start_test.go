@@ -17,10 +17,7 @@ import (
 const startTimeout = 60 * time.Second
 
 // router is the daemon as the init script starts it, time and again.
-type router struct {
-	program, config, umdns string
-	env                    []string
-}
+type router struct{ program, config, umdns string }
 
 // start asks the init script what procd is to run, runs that, and returns the script's calls
 // and how the daemon is once it answers. stop ends the daemon.
