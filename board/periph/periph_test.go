@@ -295,6 +295,7 @@ func TestFlashUID(t *testing.T) {
 	if err := spireg.Register("USB.SPI", nil, -1, func() (spi.PortCloser, error) { return port, nil }); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { spireg.Unregister("USB.SPI") })
 	sources, err := uid.Env{Root: t.TempDir(), Flash: FlashUID}.Parse([]string{"spi=USB.SPI"})
 	if err != nil {
 		t.Fatal(err)
