@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether/httpcache"
 	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
 )
@@ -87,8 +88,12 @@ type Cache struct {
 // space is where the gateway keeps its answers: it has only one device.
 const space = ""
 
-// New makes a cache. It starts nothing; Close ends what requests started.
+// New makes a cache. It starts nothing; Close ends what requests started. In a build without the
+// feature it keeps nothing, and Changed is told nothing.
 func New(c Config) (*Cache, error) {
+	if !features.Cache {
+		return new(Cache), nil
+	}
 	rules, err := c.rules()
 	if err = errors.Join(err, c.Validate()); err != nil {
 		return nil, err
@@ -129,35 +134,73 @@ func New(c Config) (*Cache, error) {
 // nobody is known, and answers to requests with Authorization are kept only if the service
 // says that they are for everybody.
 func (g *Cache) Handler(next http.Handler, principal func(*http.Request) string) http.Handler {
+	if !features.Cache {
+		return next
+	}
 	return g.shared.Handler(next, principal)
 }
 
 // Run keeps answers in the Bucket until ctx is done, and then once more.
 func (g *Cache) Run(ctx context.Context) error {
-	if g.tier != nil {
+	if features.Cache && g.tier != nil {
 		g.tier.run(ctx)
 	}
 	return nil
 }
 
 // Close ends validations in the background.
-func (g *Cache) Close() error { return g.shared.Close() }
+func (g *Cache) Close() error {
+	if !features.Cache {
+		return nil
+	}
+	return g.shared.Close()
+}
 
 // Invalidate makes what is stored for these targets stale, with any query: the service
 // changed without a request, as a notification may say. It returns how many answers went.
-func (g *Cache) Invalidate(uris ...string) int { return g.shared.Invalidate(space, uris...) }
+func (g *Cache) Invalidate(uris ...string) int {
+	if !features.Cache {
+		return 0
+	}
+	return g.shared.Invalidate(space, uris...)
+}
 
 // InvalidatePrefix is Invalidate for every target that begins so.
-func (g *Cache) InvalidatePrefix(prefix string) int { return g.shared.InvalidatePrefix(space, prefix) }
+func (g *Cache) InvalidatePrefix(prefix string) int {
+	if !features.Cache {
+		return 0
+	}
+	return g.shared.InvalidatePrefix(space, prefix)
+}
 
 // PurgePrincipal removes what is stored for a principal that is no more.
-func (g *Cache) PurgePrincipal(name string) int { return g.shared.PurgePrincipal(space, name) }
+func (g *Cache) PurgePrincipal(name string) int {
+	if !features.Cache {
+		return 0
+	}
+	return g.shared.PurgePrincipal(space, name)
+}
 
 // PurgeAll removes everything.
-func (g *Cache) PurgeAll() int { return g.shared.PurgeAll() }
+func (g *Cache) PurgeAll() int {
+	if !features.Cache {
+		return 0
+	}
+	return g.shared.PurgeAll()
+}
 
 // Entries lists at most limit stored answers, the most recently used first.
-func (g *Cache) Entries(limit int) []shared.Entry { return g.shared.Entries(space, limit) }
+func (g *Cache) Entries(limit int) []shared.Entry {
+	if !features.Cache {
+		return nil
+	}
+	return g.shared.Entries(space, limit)
+}
 
 // Stats returns the present numbers.
-func (g *Cache) Stats() shared.Stats { return g.shared.Stats() }
+func (g *Cache) Stats() shared.Stats {
+	if !features.Cache {
+		return shared.Stats{}
+	}
+	return g.shared.Stats()
+}

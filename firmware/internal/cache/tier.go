@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,10 @@ const (
 	// KeepMax bounds all that is kept, keepEach one answer, in bytes.
 	KeepMax  = 1 << 20
 	keepEach = 16 << 10
+	// keepMost bounds the number of those that are kept, and keepWaiting the bytes of those that
+	// wait for the next transaction: both take memory besides the cache's own.
+	keepMost    = 256
+	keepWaiting = 64 << 10
 )
 
 // Bucket is durable storage of small values by name, such as package store's. Change sets
@@ -88,7 +93,7 @@ func (t *tier) load(c *shared.Cache) {
 			continue
 		}
 		// Without a right clock it is not used, but a write must find it.
-		t.kept[key] = item{uri, len(data)}
+		t.kept[key] = item{strings.Clone(uri), len(data)} // not a part of an entry
 		t.bytes += len(data)
 	}
 	if len(useless) > 0 {
@@ -106,6 +111,17 @@ func (t *tier) Note(host, uri string, s *shared.Snapshot) {
 	key := keyOf(host, uri)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if s != nil {
+		bytes := s.Size()
+		for k, n := range t.pending {
+			if k != key && n.s != nil {
+				bytes += n.s.Size()
+			}
+		}
+		if bytes > keepWaiting {
+			s = nil
+		}
+	}
 	_, kept := t.kept[key]
 	switch _, noted := t.pending[key]; {
 	case s == nil && !kept:
@@ -182,7 +198,7 @@ func (t *tier) flush() {
 			continue
 		}
 		data := n.s.Append(nil)
-		if t.bytes-had.size+len(data) > KeepMax {
+		if t.bytes-had.size+len(data) > KeepMax || !kept && len(t.kept) >= keepMost {
 			if kept {
 				values[key] = nil // what is there is old
 			}

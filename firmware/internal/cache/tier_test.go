@@ -223,3 +223,31 @@ func TestFlashIsSpared(t *testing.T) {
 		}
 	})
 }
+
+// What flash takes in memory is bounded: the list of what is kept, and what waits to be.
+func TestFlashTakesLittleMemory(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		d := newDevice(t)
+		d.reply["Cache-Control"] = "max-age=864000"
+		d.reply["Big"] = strings.Repeat("x", keepEach-1000)
+		for i := range keepAtOnce {
+			request(d.h, "GET", fmt.Sprintf("/big/%d", i))
+		}
+		waiting := 0
+		for _, n := range d.c.tier.pending {
+			waiting += n.s.Size()
+		}
+		if waiting > keepWaiting || len(d.c.tier.pending) != keepWaiting/keepEach {
+			t.Errorf("%d answers of %d bytes wait, want %d of at most %d", len(d.c.tier.pending), waiting, keepWaiting/keepEach, keepWaiting)
+		}
+		delete(d.reply, "Big")
+		for i := range 2 * keepMost {
+			request(d.h, "GET", fmt.Sprintf("/%d", i))
+			time.Sleep(KeepEvery / keepAtOnce)
+		}
+		d.end()
+		if n := d.flash.count(); n != keepMost || len(d.c.tier.kept) != n {
+			t.Errorf("%d answers are kept, %d listed, want %d", n, len(d.c.tier.kept), keepMost)
+		}
+	})
+}

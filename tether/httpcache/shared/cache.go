@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/httpcache"
@@ -27,6 +28,7 @@ type Cache struct {
 	evictions uint64
 	stats     Stats
 
+	passes []pass                         // by hash; who comes later takes the place
 	ends   map[*flight]context.CancelFunc // of validations in the background
 	closed bool
 
@@ -55,6 +57,9 @@ func New(conf Config) (*Cache, error) {
 			pass: []string{n + "; fwd=request"}, freshening: []string{n + "; fwd=stale; fwd-status=304"},
 		}}
 	c.lru.newer, c.lru.older = &c.lru, &c.lru
+	part := min(passBytes, c.conf.MaxBytes/passPart)
+	c.passes = make([]pass, max(1, part/int64(unsafe.Sizeof(pass{}))))
+	c.conf.MaxBytes -= part
 	return c, nil
 }
 
@@ -203,14 +208,14 @@ func (q *query) run() error {
 		how, f := mustAsk, (*flight)(nil)
 		switch {
 		case e == nil || word == distrusted:
-		case e == got && since < e.born+e.lifetime+e.swr:
+		case e == got && since < e.born+e.lifetime+e.while():
 			how = asFresh // it was when it was asked for
 		default:
 			how = q.usable(e, now)
 		}
-		patient := q.patient() && !s.alone(q.t.URI, now)
-		if how == mustAsk && patient && word != distrusted && tries < maxJoins && !q.control.Has(httpcache.OnlyIfCached) {
-			f = s.joinable(&q.t, q.host, e != nil && e.principal == "" || q.rule != nil && q.rule.Public, now)
+		patient := how == mustAsk && q.patient() && !c.alone(&q.t, now)
+		if patient && word != distrusted && tries < maxJoins && !q.control.Has(httpcache.OnlyIfCached) {
+			f = s.joinable(&q.t, q.host, e != nil && e.owners == 0 || q.rule != nil && q.rule.Public, now)
 		}
 		if word == unasked && (how != mustAsk || f != nil) {
 			// There is something to be had without asking the origin, if that may be. To find out
@@ -321,7 +326,7 @@ func (q *query) usable(e *entry, now time.Duration) use {
 		return mustAsk
 	case c.Has(httpcache.HasMaxStale) && (c.MaxStale == httpcache.MaxDelta || -left <= time.Duration(c.MaxStale)*time.Second):
 		return asStale
-	case -left < e.swr && !c.Has(httpcache.HasMaxAge):
+	case -left < e.while() && !c.Has(httpcache.HasMaxAge):
 		return whileAsking
 	}
 	return mustAsk
@@ -379,7 +384,7 @@ func (q *query) send(e *entry, status, age string, stamp bool) {
 	}
 	values := make([]string, int(e.fields)+2)
 	i, last := 0, ""
-	for b := e.block; b != ""; i++ {
+	for b := e.block(); b != ""; i++ {
 		var name, value string
 		name, value, b = cutField(b)
 		if short && describesBody(name) {

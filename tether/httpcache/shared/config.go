@@ -26,9 +26,11 @@ const (
 	// vary by, together.
 	maxVariants = 64
 	// passTime is how long requests for a target whose answer was of no use to others do
-	// not wait for each other; maxPasses bounds how many such targets are known.
+	// not wait for each other. So many bytes of the memory at most remember such targets, or
+	// the given part of it.
 	passTime  = 2 * time.Minute
-	maxPasses = 1024
+	passBytes = 64 << 10
+	passPart  = 64
 )
 
 // Next answers a request that the cache does not. An error means that nothing was written;

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,8 +47,9 @@ type recorder struct {
 	declared int64 // Content-Length; -1: none
 	n        int64 // bytes of the body so far
 
-	pending  *entry // to be stored
+	pending  *entry // to be stored, still without text and body
 	block    []byte
+	owner    string // whose it will be
 	buf      []byte
 	reserved int64
 }
@@ -72,7 +74,7 @@ func (q *query) fetch(e *entry, f *flight) error {
 }
 
 // canValidate reports whether the origin can tell whether e still holds.
-func (e *entry) canValidate() bool { return e.flags&madeTag == 0 && (e.etag != "" || e.changed != 0) }
+func (e *entry) canValidate() bool { return e.flags&madeTag == 0 && e.flags&(hasTag|hasDate) != 0 }
 
 // ask makes a request that asks whether e still holds (RFC 9111 §4.3.1).
 func (q *query) ask(e *entry) *http.Request {
@@ -81,8 +83,8 @@ func (q *query) ask(e *entry) *http.Request {
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
 		delete(r.Header, name)
 	}
-	if e.etag != "" {
-		r.Header["If-None-Match"] = []string{e.etag}
+	if v := e.value("Etag"); v != "" {
+		r.Header["If-None-Match"] = []string{v}
 	}
 	if v := e.value("Last-Modified"); v != "" {
 		r.Header["If-Modified-Since"] = []string{v}
@@ -178,7 +180,7 @@ func (x *recorder) instead(e *entry, status int) bool {
 	default:
 		return false
 	}
-	return e.sie > 0 && late < e.sie || x.q.control.Has(httpcache.HasStaleIfError) && late < time.Duration(x.q.control.StaleIfError)*time.Second
+	return late < e.failing() && e.sie > 0 || x.q.control.Has(httpcache.HasStaleIfError) && late < time.Duration(x.q.control.StaleIfError)*time.Second
 }
 
 // tags reports whether an answer gets an ETag here: it is small, has no validator, and may
@@ -256,13 +258,7 @@ func (x *recorder) release() {
 	}
 	if x.validating && x.status == http.StatusOK && httpcache.Conditional(q.r.Header) {
 		// The client asked under a condition of its own, which did not reach the origin.
-		v := httpcache.Validators{Date: time.Now()}
-		if e != nil {
-			v = e.validators()
-		}
-		if tag := h["Etag"]; len(tag) == 1 {
-			v.ETag = tag[0]
-		}
+		v := validators(one(h["Etag"]), one(h["Last-Modified"]), one(h["Date"]))
 		if httpcache.NotModified(q.r.Header, v, time.Now()) {
 			x.mode = muted
 			for _, name := range [...]string{"Content-Length", "Content-Type", "Content-Encoding", "Content-Language", "Content-Range"} {
@@ -273,6 +269,14 @@ func (x *recorder) release() {
 		}
 	}
 	x.w.WriteHeader(x.status)
+}
+
+// one is the line of a field that has no more than that.
+func one(lines []string) string {
+	if len(lines) != 1 {
+		return ""
+	}
+	return lines[0]
 }
 
 // head notes what the head of an answer means for others.
@@ -307,7 +311,7 @@ func (c *Cache) head(x *recorder, e *entry) {
 // for nobody else, though it was asked for after they came: §5.2.2.4 and §4.2.4 make no
 // difference there. Cache.mu is held.
 func (x *recorder) expect(e *entry) {
-	life := e.lifetime + e.swr
+	life := e.lifetime + e.while()
 	switch {
 	case e.flags&askFirst != 0 || life <= 0:
 		x.q.c.tell(x.f, useless)
@@ -363,10 +367,13 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	if scope == httpcache.Nobody || scope == httpcache.Owner && q.t.Principal == "" {
 		return nil
 	}
-	// Strings of a request may be parts of its whole head: they are copied.
-	e := &entry{site: x.f.site, uri: strings.Clone(q.t.URI), host: strings.Clone(q.host), status: int16(status), lifetime: life, swr: grace.Revalidate, sie: grace.Error}
+	if max(len(q.t.URI), len(q.host), len(q.t.Principal)) > maxPart {
+		return nil
+	}
+	e := &entry{site: x.f.site, status: int16(status), lifetime: life, swr: seconds(grace.Revalidate), sie: seconds(grace.Error)}
+	x.owner = ""
 	if scope == httpcache.Owner {
-		e.principal = strings.Clone(q.t.Principal)
+		x.owner = q.t.Principal
 	}
 	if grace.Never {
 		e.flags |= neverStale
@@ -379,22 +386,23 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 		e.born -= a.Age(wall, x.came-x.sent)
 	}
 	tag := h["Etag"]
-	if len(tag) == 1 && strings.HasPrefix(tag[0], tagPrefix) {
+	checkable := len(tag) == 1
+	if checkable && strings.HasPrefix(tag[0], tagPrefix) {
 		e.flags |= madeTag
+		checkable = false
 	}
 	if lines := h["Last-Modified"]; len(lines) == 1 {
-		if t, ok := httpcache.ParseDate(lines[0], wall); ok {
-			e.changed = t.Unix()
-		}
+		_, ok := httpcache.ParseDate(lines[0], wall)
+		checkable = checkable || ok
 	}
-	e.date = wall.Unix()
-	if lines := h["Date"]; len(lines) == 0 {
+	dated := false
+	if lines := h["Date"]; len(lines) > 0 {
+		_, dated = httpcache.ParseDate(lines[0], wall)
+	}
+	if !dated {
 		h["Date"] = []string{wall.UTC().Format(http.TimeFormat)} // RFC 9110 §6.6.1
-	} else if t, ok := httpcache.ParseDate(lines[0], wall); ok {
-		e.date = t.Unix()
 	}
-	checkable := len(tag) == 1 && e.flags&madeTag == 0 || e.changed != 0
-	if !checkable && (e.born+e.lifetime+max(e.swr, e.sie) <= x.came || e.flags&askFirst != 0) {
+	if !checkable && (e.born+e.lifetime+max(e.while(), e.failing()) <= x.came || e.flags&askFirst != 0) {
 		x.old = e.lifetime > 0 && e.flags&askFirst == 0
 		return nil // of no use to anybody
 	}
@@ -472,19 +480,18 @@ func (x *recorder) keep(b []byte) bool {
 			size = int(x.declared)
 		}
 		c := x.q.c
+		grown := slices.Grow([]byte(nil), size) // as much as the allocator really takes
 		c.mu.Lock()
-		ok := c.reserve(int64(size))
+		ok := c.reserve(int64(cap(grown)))
 		if ok {
 			c.used -= x.reserved
-			x.reserved = int64(size)
+			x.reserved = int64(cap(grown))
 		}
 		c.mu.Unlock()
 		if !ok {
 			return false
 		}
-		grown := make([]byte, len(x.buf), size)
-		copy(grown, x.buf)
-		x.buf = grown
+		x.buf = append(grown, x.buf...)
 	}
 	x.buf = append(x.buf, b...)
 	return true
@@ -557,10 +564,10 @@ func (x *recorder) finish(err error) error {
 	}
 	body := x.buf
 	if cap(body)-len(body) > len(body)/8+64 {
-		body = append(make([]byte, 0, len(body)), body...)
+		body = append([]byte(nil), body...)
 	}
 	e := x.pending
-	e.seal(x.block, body)
+	e.seal(x.block, q.t.URI, q.host, x.owner, body)
 	x.commit(e)
 	return nil
 }
@@ -634,7 +641,7 @@ func (x *recorder) fallBack() {
 // confirm answers after a 304 that was meant for us (RFC 9111 §4.3.4).
 func (x *recorder) confirm() error {
 	q, c, old := x.q, x.q.c, x.stale
-	if tag := x.own["Etag"]; len(tag) > 0 && old.etag != "" && !httpcache.MatchesTag(tag, old.etag, true) {
+	if tag := x.own["Etag"]; len(tag) > 0 && old.flags&hasTag != 0 && !httpcache.MatchesTag(tag, old.value("Etag"), true) {
 		// It is about another state than the one we have.
 		c.mu.Lock()
 		c.drop(old)
@@ -659,13 +666,13 @@ func (x *recorder) confirm() error {
 	keep := e != nil
 	if !keep {
 		// It may not be stored any more, but it may be used now.
-		e = &entry{site: old.site, uri: old.uri, status: old.status, born: c.now(), changed: old.changed, date: old.date}
+		e = &entry{site: old.site, status: old.status, born: c.now()}
 		x.block, _ = e.pack(merged, a.Omitted())
 	}
-	if keep && old.principal != "" {
-		e.principal = old.principal // the body was made for its owner, whatever the fields say now
+	if old.owners > 0 {
+		x.owner = old.principal() // the body was made for its owner, whatever the fields say now
 	}
-	e.seal(x.block, old.body)
+	e.seal(x.block, q.t.URI, q.host, x.owner, old.body)
 	c.mu.Lock()
 	e.hits = old.hits
 	c.stats.Validated++

@@ -26,6 +26,9 @@ func (c *Cache) audit(t *testing.T) {
 	var sum int64
 	n := 0
 	for _, s := range c.sites {
+		if len(s.targets) > 0 {
+			sum += s.cost()
+		}
 		for _, e := range s.targets {
 			for ; e != nil; e = e.next {
 				sum += e.cost()
@@ -662,40 +665,63 @@ func TestMemoryIsBounded(t *testing.T) {
 	})
 }
 
-// What is counted for small answers is what they take.
+// What is counted is what is taken, whatever the size of the body; and besides the body that is
+// not much, on the gateway and on the relay, with fields, target, host, owner and space.
 func TestCountedMemoryIsReal(t *testing.T) {
-	const n = 20000
-	c, err := New(Config{MaxBytes: 1 << 30, MaxEntries: n})
-	if err != nil {
-		t.Fatal(err)
-	}
+	const most = 400 // bytes besides the body, which is as long as the allocator likes
 	heap := func() int64 {
 		runtime.GC()
+		runtime.GC() // pools
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	before := heap()
-	body := strings.Repeat("x", 64)
-	uris := 0
-	for i := range n {
-		uri := fmt.Sprintf("/zones/%d/state", i)
-		uris += len(uri)
-		_ = c.Serve(httptest.NewRecorder(), httptest.NewRequest("GET", uri, nil), Target{URI: uri}, func(w http.ResponseWriter, r *http.Request) error {
-			answer("Cache-Control: max-age=60", `Etag: "12345678"`, "Content-Type: application/json", "Date: +0", "body: "+body)(w, r)
-			return nil
-		})
+	fields := []string{"Cache-Control: max-age=600", `Etag: "5f2a1b-1000"`, "Content-Type: application/json", "Date: +0", "Via: 1.1 cloudrest"}
+	cdn := append(fields[:len(fields):len(fields)], "Cdn-Cache-Control: max-age=600")
+	for _, c := range []struct {
+		name    string
+		conf    Config
+		n, body int
+		fields  []string
+		host    string
+		owner   string
+		spaces  int
+	}{
+		{"gateway, small", Gateway(), 20000, 64, fields, "garden.local", "", 1},
+		{"gateway, 4 KB", Gateway(), 4000, 4096, fields, "garden.local", "", 1},
+		{"gateway, a client's own, 4 KB", Gateway(), 4000, 4096, fields, "garden.local", "c-8f2a1b7711", 1},
+		{"gateway, odd size", Gateway(), 4000, 4200, fields, "garden.local", "", 1},
+		{"relay, small", Relay(), 20000, 64, cdn, "relay.example", "operator", 2000},
+		{"relay, 4 KB", Relay(), 4000, 4096, cdn, "relay.example", "operator", 400},
+		{"relay, one answer of each device", Relay(), 5000, 64, cdn, "relay.example", "operator", 5000},
+	} {
+		c.conf.MaxBytes, c.conf.MaxEntries = 1<<30, c.n
+		cache, err := New(c.conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := strings.Repeat("x", c.body)
+		before := heap()
+		for i := range c.n {
+			r := httptest.NewRequest("GET", fmt.Sprintf("/zones/%d/state", i), nil)
+			r.Host = c.host
+			target := Target{URI: r.RequestURI, Principal: c.owner, Space: fmt.Sprintf("%064d", i%c.spaces)}
+			_ = cache.Serve(httptest.NewRecorder(), r, target, func(w http.ResponseWriter, r *http.Request) error {
+				answer(append(c.fields, "body: "+body)...)(w, r)
+				return nil
+			})
+		}
+		real, counted := (heap()-before)/int64(c.n), cache.Stats().Bytes/int64(c.n)
+		besides := real - int64(c.body)
+		t.Logf("%s: an answer of %d bytes takes %d bytes, %d besides its body; %d are counted", c.name, c.body, real, besides, counted)
+		if counted < real*95/100 || cache.Stats().Entries != c.n {
+			t.Errorf("%s: %d bytes are counted for each of %d, but %d are taken", c.name, counted, cache.Stats().Entries, real)
+		}
+		if besides > most && c.body != 4200 && c.spaces < c.n {
+			t.Errorf("%s: %d bytes besides the body, want at most %d", c.name, besides, most)
+		}
+		runtime.KeepAlive(cache)
 	}
-	real, counted := heap()-before, c.Stats().Bytes
-	overhead := real/n - int64(len(body))
-	t.Logf("an answer of 64 bytes takes %d bytes, %d are counted; %d besides its body", real/n, counted/n, overhead)
-	if counted < real*9/10 {
-		t.Errorf("%d bytes are counted, but %d are taken", counted, real)
-	}
-	if overhead > 500 {
-		t.Errorf("%d bytes besides the body, want at most 500 with fields and target", overhead)
-	}
-	runtime.KeepAlive(c)
 }
 
 func TestDistrustedSpace(t *testing.T) {

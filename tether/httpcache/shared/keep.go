@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether/httpcache"
@@ -28,20 +29,20 @@ type Snapshot struct {
 
 // Size is about how many bytes Append adds.
 func (s *Snapshot) Size() int {
-	return len(s.e.block) + len(s.e.body) + len(s.e.uri) + len(s.e.host) + 64
+	return len(s.e.text) + len(s.e.body) + 64
 }
 
 // snapshotVersion begins each; others are not read.
-const snapshotVersion = 1
+const snapshotVersion = 2
 
 // Append appends the answer in a form that Restore reads.
 func (s *Snapshot) Append(b []byte) []byte {
 	e := s.e
 	b = append(b, snapshotVersion, byte(e.flags), e.fields)
-	for _, n := range [...]int64{int64(e.status), s.base.Add(e.born).UnixMilli(), int64(e.lifetime), int64(e.swr), int64(e.sie), e.changed, e.date} {
+	for _, n := range [...]int64{int64(e.status), s.base.Add(e.born).UnixMilli(), int64(e.lifetime), int64(e.swr), int64(e.sie)} {
 		b = binary.AppendVarint(b, n)
 	}
-	for _, text := range [...]string{e.uri, e.host, e.block} {
+	for _, text := range [...]string{e.uri(), e.host(), e.block()} {
 		b = binary.AppendUvarint(b, uint64(len(text)))
 		b = append(b, text...)
 	}
@@ -65,17 +66,17 @@ func (c *Cache) Restore(space string, data []byte) (host, uri string, err error)
 	}
 	age := time.Since(born)
 	if age < 0 || age >= e.lifetime || !httpcache.ClockRight(born) {
-		return e.host, e.uri, ErrExpired
+		return e.host(), e.uri(), ErrExpired
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.siteOf(space)
 	defer c.tidy(s)
 	e.site, e.born = s, c.now()-age
-	if s.targets[e.uri] != nil || !c.add(e, nil) {
-		return e.host, e.uri, ErrExpired // something newer is there, or no room
+	if s.targets[e.uri()] != nil || !c.add(e, nil) {
+		return e.host(), e.uri(), ErrExpired // something newer is there, or no room
 	}
-	return e.host, e.uri, nil
+	return e.host(), e.uri(), nil
 }
 
 func parseSnapshot(data []byte) (e *entry, born time.Time, err error) {
@@ -87,7 +88,7 @@ func parseSnapshot(data []byte) (e *entry, born time.Time, err error) {
 	}
 	e = &entry{flags: entryFlags(data[1]), fields: data[2]}
 	data = data[3:]
-	var n [7]int64
+	var n [5]int64
 	for i := range n {
 		v, k := binary.Varint(data)
 		if k <= 0 {
@@ -106,19 +107,22 @@ func parseSnapshot(data []byte) (e *entry, born time.Time, err error) {
 	if len(data) != 0 {
 		return bad("more than an answer")
 	}
-	most := int64(httpcache.MaxDelta * time.Second)
-	if n[0] < 200 || n[0] > 999 || n[2] < 0 || n[2] > most || n[3] < 0 || n[3] > most || n[4] < 0 || n[4] > most {
+	if n[0] < 200 || n[0] > 999 || n[2] < 0 || n[2] > int64(httpcache.MaxDelta*time.Second) || n[3] < 0 || n[3] > httpcache.MaxDelta || n[4] < 0 || n[4] > httpcache.MaxDelta {
 		return bad("value")
 	}
-	e.status, e.lifetime, e.swr, e.sie, e.changed, e.date = int16(n[0]), time.Duration(n[2]), time.Duration(n[3]), time.Duration(n[4]), n[5], n[6]
-	e.uri, e.host, e.block = string(parts[0]), string(parts[1]), string(parts[2])
+	if max(len(parts[0]), len(parts[1])) > maxPart {
+		return bad("length")
+	}
+	e.status, e.lifetime, e.swr, e.sie = int16(n[0]), time.Duration(n[2]), uint32(n[3]), uint32(n[4])
+	e.uris, e.hosts = uint16(len(parts[0])), uint16(len(parts[1]))
+	e.text = string(parts[2]) + string(parts[0]) + string(parts[1])
 	e.body = append([]byte(nil), parts[3]...)
-	if !httpcache.Plain(e.uri) {
+	if !httpcache.Plain(e.uri()) {
 		return bad("target")
 	}
 	fields := 0
-	for b := e.block; b != ""; fields++ {
-		if len(b) < fieldHead || len(b) < fieldHead+int(b[0])+int(b[1])<<8+int(b[2]) || b[0] == 0 {
+	for b := e.block(); b != ""; fields++ {
+		if !wholeField(b) {
 			return bad("field")
 		}
 		_, _, b = cutField(b)
@@ -126,20 +130,21 @@ func parseSnapshot(data []byte) (e *entry, born time.Time, err error) {
 	if fields != int(e.fields) {
 		return bad("number of fields")
 	}
-	e.etag = e.value("Etag")
+	e.look()
 	return e, time.UnixMilli(n[1]), nil
 }
 
 // noted tells the keeper what there is now for e's target. The cache is locked.
 func (c *Cache) noted(e *entry, there bool) {
 	k := c.conf.Keeper
-	if k == nil || e.principal != "" {
+	if k == nil || e.owners > 0 {
 		return
 	}
+	host, uri := strings.Clone(e.host()), strings.Clone(e.uri())
 	if there && e.vary == nil && e.flags&askFirst == 0 && e.lifetime-(c.now()-e.born) >= c.conf.KeepFrom {
-		k.Note(e.host, e.uri, &Snapshot{e, c.base})
+		k.Note(host, uri, &Snapshot{e, c.base})
 	} else {
-		k.Note(e.host, e.uri, nil)
+		k.Note(host, uri, nil)
 	}
 }
 

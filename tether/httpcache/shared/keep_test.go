@@ -56,9 +56,9 @@ func TestRestore(t *testing.T) {
 }
 
 func FuzzSnapshot(f *testing.F) {
-	e := &entry{uri: "/x", host: "h", status: 200, lifetime: time.Hour}
+	e := &entry{status: 200, lifetime: time.Hour}
 	block, _ := e.pack(map[string][]string{"A": {"1", "2"}, "Etag": {`"a"`}}, nil)
-	e.seal(block, []byte("body"))
+	e.seal(block, "/x", "h", "", []byte("body"))
 	f.Add((&Snapshot{e, time.Unix(1.8e9, 0)}).Append(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e, born, err := parseSnapshot(data)
@@ -67,7 +67,7 @@ func FuzzSnapshot(f *testing.F) {
 		}
 		e.born = 0
 		again, born2, err := parseSnapshot((&Snapshot{e, born}).Append(nil))
-		if err != nil || again.block != e.block || !bytes.Equal(again.body, e.body) || again.uri != e.uri || !born2.Equal(born) {
+		if err != nil || again.text != e.text || again.block() != e.block() || !bytes.Equal(again.body, e.body) || again.uri() != e.uri() || again.flags != e.flags || !born2.Equal(born) {
 			t.Errorf("%x does not survive another round: %v", data, err)
 		}
 		_ = e.header()

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/cloudrest/cloudrest/tether/httpcache"
 )
@@ -13,9 +14,14 @@ import (
 type site struct {
 	name    string
 	targets map[string]*entry  // by target in origin-form; chained by next, newest first
-	flights map[string]*flight // requests to the origin that may yet be stored; chained
-	passes  map[uint64]time.Duration
+	flights map[string]*flight // requests to the origin that may yet be stored; chained. nil: none
 }
+
+// siteOverhead is what a space costs besides its name, while something is stored in it: the
+// struct, its map with the smallest table, its place among the others.
+const siteOverhead = int64(unsafe.Sizeof(site{})) + 48 + 208 + 64
+
+func (s *site) cost() int64 { return siteOverhead + int64(len(s.name)) }
 
 // result is what became of a flight.
 type result uint8
@@ -50,15 +56,18 @@ var seed = maphash.MakeSeed()
 func (c *Cache) siteOf(space string) *site {
 	s := c.sites[space]
 	if s == nil {
-		s = &site{name: space, targets: map[string]*entry{}, flights: map[string]*flight{}}
-		c.sites[space] = s
+		s = &site{name: strings.Clone(space), targets: map[string]*entry{}} // not a part of a request's head
+		c.sites[s.name] = s
 	}
 	return s
 }
 
 // tidy forgets a space that holds nothing.
 func (c *Cache) tidy(s *site) {
-	if len(s.targets) == 0 && len(s.flights) == 0 && len(s.passes) == 0 && c.sites[s.name] == s {
+	if len(s.flights) == 0 {
+		s.flights = nil // most spaces of a relay have none at most times
+	}
+	if len(s.targets) == 0 && s.flights == nil && c.sites[s.name] == s {
 		delete(c.sites, s.name)
 	}
 }
@@ -88,12 +97,15 @@ func (c *Cache) link(e *entry) {
 
 // drop removes e, if it is still there.
 func (c *Cache) drop(e *entry) {
-	head := e.site.targets[e.uri]
+	if e.newer == nil {
+		return
+	}
+	uri := e.uri()
+	head := e.site.targets[uri]
 	if head == e {
-		if e.next == nil {
-			delete(e.site.targets, e.uri)
-		} else {
-			e.site.targets[e.uri] = e.next
+		delete(e.site.targets, uri) // the key is a part of e
+		if e.next != nil {
+			e.site.targets[e.next.uri()] = e.next
 		}
 	} else {
 		for head != nil && head.next != e {
@@ -106,6 +118,9 @@ func (c *Cache) drop(e *entry) {
 	}
 	e.newer.older, e.older.newer = e.older, e.newer
 	c.used -= e.cost()
+	if len(e.site.targets) == 0 {
+		c.used -= e.site.cost()
+	}
 	c.count--
 	e.next, e.newer, e.older = nil, nil, nil
 }
@@ -133,22 +148,27 @@ func (c *Cache) evict(e *entry) {
 // add stores e in place of what it replaces: what a request with the fields h would have
 // been answered from, of the same owner.
 func (c *Cache) add(e *entry, h http.Header) bool {
-	s, n := e.site, 0
-	for old := s.targets[e.uri]; old != nil; {
+	s, uri, n := e.site, e.uri(), 0
+	for old := s.targets[uri]; old != nil; {
 		next := old.next
-		if n++; n >= maxVariants || old.principal == e.principal && old.fits(e.host, e.principal, h) {
+		if n++; n >= maxVariants || old.principal() == e.principal() && old.fits(e.host(), e.principal(), h) {
 			c.drop(old)
 		}
 		old = next
 	}
-	if !c.reserve(e.cost()) {
-		return false
-	}
 	for c.count >= c.conf.MaxEntries {
 		c.evict(c.lru.newer)
 	}
-	e.next = s.targets[e.uri]
-	s.targets[e.uri] = e
+	if !c.reserve(e.cost() + s.cost()) {
+		return false
+	}
+	if len(s.targets) > 0 {
+		c.used -= s.cost() // it is counted already
+	}
+	c.sites[s.name] = s // which may have been forgotten while there was made room
+	e.next = s.targets[uri]
+	delete(s.targets, uri) // the key is a part of the entry before
+	s.targets[uri] = e
 	c.link(e)
 	c.count++
 	return true
@@ -156,6 +176,9 @@ func (c *Cache) add(e *entry, h http.Header) bool {
 
 // depart notes a request to the origin.
 func (c *Cache) depart(s *site, t *Target, host string, join bool) *flight {
+	if s.flights == nil {
+		s.flights = map[string]*flight{}
+	}
 	f := &flight{site: s, uri: t.URI, host: host, principal: t.Principal, join: join, next: s.flights[t.URI]}
 	s.flights[t.URI] = f
 	return f
@@ -196,29 +219,32 @@ func (c *Cache) tell(f *flight, r result) {
 		return
 	}
 	close(f.done)
-	if s := f.site; r == useless && !f.doomed {
-		if len(s.passes) >= maxPasses {
-			clear(s.passes)
-		}
-		if s.passes == nil {
-			s.passes = map[uint64]time.Duration{}
-		}
-		s.passes[maphash.String(seed, f.uri)] = c.now() + passTime
+	if r == useless && !f.doomed {
+		h := passHash(f.site.name, f.uri)
+		c.passes[h%uint64(len(c.passes))] = pass{h, c.now() + passTime}
 	}
 }
 
+// pass is a target whose answer was of no use to others.
+type pass struct {
+	hash  uint64
+	until time.Duration
+}
+
+func passHash(space, uri string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_, _ = h.WriteString(space)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(uri)
+	return h.Sum64()
+}
+
 // alone reports whether requests for a target had better not wait for each other.
-func (s *site) alone(uri string, now time.Duration) bool {
-	if len(s.passes) == 0 {
-		return false
-	}
-	h := maphash.String(seed, uri)
-	until, ok := s.passes[h]
-	if ok && now > until {
-		delete(s.passes, h)
-		return false
-	}
-	return ok
+func (c *Cache) alone(t *Target, now time.Duration) bool {
+	h := passHash(t.Space, t.URI)
+	p := &c.passes[h%uint64(len(c.passes))]
+	return p.hash == h && now < p.until
 }
 
 // joinable returns a flight whose answer a request may wait for; open means that another
@@ -312,7 +338,7 @@ func (c *Cache) PurgePrincipal(space, principal string) (n int) {
 	for _, e := range s.targets {
 		for e != nil {
 			next := e.next
-			if is(e.principal) {
+			if is(e.principal()) {
 				c.drop(e)
 				n++
 			}
@@ -378,9 +404,9 @@ func (c *Cache) Entries(space string, limit int) (list []Entry) {
 		if e.site.name != space {
 			continue
 		}
-		name, _, _ := strings.Cut(e.principal, separator)
-		x := Entry{Principal: name, URI: e.uri, Host: e.host, Status: int(e.status), Body: len(e.body), Cost: e.cost(),
-			Age: now - e.born, Fresh: e.born + e.lifetime - now, Hits: e.hits, ETag: e.etag}
+		name, _, _ := strings.Cut(e.principal(), separator)
+		x := Entry{Principal: name, URI: e.uri(), Host: e.host(), Status: int(e.status), Body: len(e.body), Cost: e.cost(),
+			Age: now - e.born, Fresh: e.born + e.lifetime - now, Hits: e.hits, ETag: e.value("Etag")}
 		if e.vary != nil {
 			x.Vary = e.vary.names
 		}

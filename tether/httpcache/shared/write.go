@@ -72,8 +72,8 @@ func (q *query) wrote(x *recorder, status int, h http.Header) {
 // Cache.mu is held.
 func (q *query) refresh(s *site, e *entry) {
 	c := q.c
-	for f := s.flights[e.uri]; f != nil; f = f.next {
-		if f.host == e.host && (e.principal == "" || f.principal == e.principal) && !f.doomed {
+	for f := s.flights[e.uri()]; f != nil; f = f.next {
+		if f.host == e.host() && (e.owners == 0 || f.principal == e.principal()) && !f.doomed {
 			return
 		}
 	}
