@@ -15,7 +15,7 @@ import (
 
 // programs are built once for all runs: the benches, and what they measure.
 var programs = []string{
-	"./tools/bench/lan", "./tools/bench/remote", "./tools/bench/idle", "./firmware/cmd/cloudrestd", "./cloud/cmd/cloudrelay",
+	"./tools/bench/lan", "./tools/bench/remote", "./tools/bench/idle", "./tools/bench/cache", "./firmware/cmd/cloudrestd", "./cloud/cmd/cloudrelay",
 }
 
 func build(t *testing.T) string {
@@ -106,6 +106,21 @@ func TestBenchesRun(t *testing.T) {
 				t.Errorf("goals = %v, want one", r.Goals)
 			}
 		})
+	})
+	t.Run("cache", func(t *testing.T) {
+		r := run(t, dir, "cache", small...)
+		want := []string{"nginx proxy_cache", "nginx", "cloudrestd, from its cache", "cloudrestd", "net/http, in-memory handler"}
+		goals := 2
+		if !slices.Contains(names(r, "server"), "nginx") {
+			want, goals = want[2:], 1
+		}
+		if got := names(r, "server"); !slices.Equal(got, want) {
+			t.Errorf("rows = %q, want %q", got, want)
+		}
+		positive(t, r, "cpu_us_per_request", "ratio_to_uncached", "requests_per_second", "rss_bytes")
+		if len(r.Goals) != goals {
+			t.Errorf("goals = %v, want %d", r.Goals, goals)
+		}
 	})
 	t.Run("remote", func(t *testing.T) {
 		r := run(t, dir, "remote", small...)

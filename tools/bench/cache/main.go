@@ -1,6 +1,6 @@
 // Command cache measures what an answer from the store costs: processor time per request over
-// TLS, beside nginx with proxy_cache, beside nginx and the gateway without a cache, and
-// beside net/http's server with the answer in memory.
+// TLS at cloudrestd, beside nginx with proxy_cache, beside nginx and cloudrestd where nothing
+// may be kept, and beside net/http's server with the answer in memory.
 package main
 
 import (
@@ -10,17 +10,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"slices"
-	"time"
+	"strings"
 
-	"github.com/cloudrest/cloudrest/tether/http1"
-	"github.com/cloudrest/cloudrest/tether/httpcache"
-	"github.com/cloudrest/cloudrest/tether/httpcache/shared"
 	"github.com/cloudrest/cloudrest/tools/bench/internal/rig"
 )
 
@@ -32,52 +27,16 @@ const (
 
 // Names of rows that others are compared with.
 const (
-	cached   = "http1 with our cache"
+	cached   = "cloudrestd, from its cache"
 	nginxHit = "nginx proxy_cache"
 	uncached = "cloudrestd"
 )
 
-const roleCache = "cache"
+// keepAll is the maker's rule that lets every answer be kept; the requests have a token, and
+// without "public" each bearer would have his own.
+const keepAll = "/* ttl=1h public"
 
-func main() {
-	roles := rig.Peers()
-	roles[roleCache] = serveCache
-	rig.Main("cache", roles, bench)
-}
-
-// serveCache is the gateway's server with the gateway's cache in front of a plain proxy. The
-// maker's rule lets every answer be kept.
-func serveCache(ctx context.Context, args []string) error {
-	target, err := url.Parse("http://" + args[0])
-	if err != nil {
-		return err
-	}
-	conf := shared.Gateway()
-	conf.Rules = []httpcache.Rule{{Pattern: "/*", TTL: time.Hour, Public: true}} // the requests have a token
-	c, err := shared.New(conf)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	fmt.Println(l.Addr())
-	pair, err := tls.LoadX509KeyPair(args[1], args[2])
-	if err != nil {
-		return err
-	}
-	s := &http1.Server{
-		Handler: c.Handler(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}, nil),
-		TLS:     &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true},
-	}
-	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
+func main() { rig.Main("cache", rig.Peers(), bench) }
 
 // row is one row of the table, and of --json.
 type row struct {
@@ -140,19 +99,49 @@ func subjects(ctx context.Context, r *rig.Rig, l rig.Load) (list []*rig.Subject,
 			return nil, err
 		}
 	}
-	s, err := r.Again(ctx, cached, roleCache, origin.Addr, r.Cert, r.Key)
-	if err := add(s, r.Roots, err); err != nil {
-		return nil, err
+	for _, g := range []struct {
+		name    string
+		options []string
+	}{{cached, []string{"--cache-rules", keepAll}}, {uncached, nil}} {
+		gw, err := r.Gateway(ctx, origin, nil, l.Conns, g.options...)
+		if err != nil {
+			return nil, err
+		}
+		gw.Name = g.name
+		if from, err := fromCache(ctx, gw); err != nil {
+			return nil, fmt.Errorf("%s: %w", g.name, err)
+		} else if from != (g.name == cached) {
+			return nil, fmt.Errorf("%s: answered from its cache: %v", g.name, from)
+		}
+		if err := add(gw.Server, gw.Roots, nil); err != nil {
+			return nil, err
+		}
 	}
-	g, err := r.Gateway(ctx, origin, nil, l.Conns)
-	if err != nil {
-		return nil, err
-	}
-	if err := add(g.Server, g.Roots, nil); err != nil {
-		return nil, err
-	}
-	s, err = r.Handler(ctx, l.Size)
+	s, err := r.Handler(ctx, l.Size)
 	return list, add(s, r.Roots, err)
+}
+
+// fromCache reports whether the same question is answered from the store the second time.
+func fromCache(ctx context.Context, g *rig.Gateway) (hit bool, err error) {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.Roots}}
+	defer tr.CloseIdleConnections()
+	for range 2 {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+g.Addr+"/asked-twice", nil)
+		if err != nil {
+			return false, err
+		}
+		resp, err := (&http.Client{Transport: tr}).Do(r)
+		if err != nil {
+			return false, err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return false, err
+		}
+		hit = strings.Contains(resp.Header.Get("Cache-Status"), "; hit")
+	}
+	return hit, nil
 }
 
 func report(l rig.Load, subjects []*rig.Subject) *rig.Report {

@@ -91,21 +91,21 @@ type Gateway struct {
 // certFile is where a gateway keeps its LAN authority, below its state directory.
 const certFile = "lan-ca.pem"
 
-// Gateway starts the real cloudrestd in front of origin; relay may be nil. As many
-// requests may be in the origin as there are connections: queues are not measured here.
-func (r *Rig) Gateway(ctx context.Context, origin *Server, relay *Relay, conns int) (*Gateway, error) {
+// Gateway starts the real cloudrestd in front of origin, with more options if any; relay may be
+// nil. As many requests may be in the origin as there are connections: queues are not measured here.
+func (r *Rig) Gateway(ctx context.Context, origin *Server, relay *Relay, conns int, options ...string) (*Gateway, error) {
 	program, err := r.Program(ctx, "firmware/cmd/cloudrestd")
 	if err != nil {
 		return nil, err
 	}
-	state := filepath.Join(r.Dir, "cloudrestd")
+	state := filepath.Join(r.Dir, "cloudrestd"+strconv.Itoa(len(r.servers)))
 	args := []string{"--origin", "http://" + origin.Addr, "--https", "127.0.0.1:0", "--http", "off", "--state-dir", state,
 		"--fifo", "off", "--notify-socket", "off", "--mdns", "off", "--udp-discovery", "off", "--access", "origin", "--uid-source", "random", "--origin-concurrency", strconv.Itoa(conns), "--log-format", "json"}
 	if relay != nil {
 		args = append(args, "--relay", relay.URL, "--relay-ca", r.Cert)
 	}
 	var ready struct{ HTTPS, Device string }
-	s, err := r.Logged(ctx, "cloudrestd", exec.Command(program, args...), "the gateway is ready", &ready)
+	s, err := r.Logged(ctx, "cloudrestd", exec.Command(program, append(args, options...)...), "the gateway is ready", &ready)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (g Goal) String() string {
 	if !g.Met {
 		word = "missed"
 	}
-	return fmt.Sprintf("goal: %s at most %.1f: %.2f, %s", g.What, g.Most, g.Is, word)
+	return fmt.Sprintf("goal: %s at most %g: %.2f, %s", g.What, g.Most, g.Is, word)
 }
 
 // Report is what a bench prints.

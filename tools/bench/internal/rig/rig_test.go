@@ -46,11 +46,11 @@ func TestTotalAddsServersBlockByBlock(t *testing.T) {
 func TestGoalAndTable(t *testing.T) {
 	var out strings.Builder
 	r := Report{What: "w", Machine: "m", Head: []string{"server", "us"}, Lines: [][]string{{"a long name", "5"}, {"b", "123"}},
-		Goals: []Goal{AtMost("x", 1.6, 1.6), AtMost("y", 1, 2)}}
+		Goals: []Goal{AtMost("x", 1.6, 1.6), AtMost("y", 0.35, 2)}}
 	if err := r.table(&out); err != nil {
 		t.Fatal(err)
 	}
-	want := "w; m\n  server        us\n  a long name    5\n  b            123\ngoal: x at most 1.6: 1.60, met\ngoal: y at most 1.0: 2.00, missed\n"
+	want := "w; m\n  server        us\n  a long name    5\n  b            123\ngoal: x at most 1.6: 1.60, met\ngoal: y at most 0.35: 2.00, missed\n"
 	if got := out.String(); got != want {
 		t.Errorf("table:\n%q, want\n%q", got, want)
 	}
