@@ -84,6 +84,16 @@ func TestInitScriptOptions(t *testing.T) {
 	if err := os.WriteFile(reload, []byte("#!/bin/sh\necho \"$1\" >>"+reload+".done\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	hw := []string{"TEST_LEDS=" + dir + "/hw", "TEST_DEV=" + dir + "/hw"}
+	for _, name := range []string{"green:status/trigger", "green:status/brightness", "gpiochip0", "gpiochip1", "spidev0.1"} {
+		name = filepath.Join(dir, "hw", name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	half := identity("half", `echo '{"device":"00ff"}'`)
 	const head = "config cloudrest 'main'\n\toption state_dir 'DIR/state'\n"
 	for _, tc := range []struct {
@@ -97,6 +107,18 @@ func TestInitScriptOptions(t *testing.T) {
 		{name: "socket of the service", config: head + "\toption origin 'unix://DIR/app/rest.sock'\n", want: "add_jail_mount_rw DIR/app"},
 		{name: "no pipe", config: head + "\toption fifo 'off'\n", want: "add_jail_mount_rw DIR/state DIR/run\nclose_instance"},
 		{name: "authority of the relay", config: head + "\toption relay_ca '/etc/relay.pem'\n", want: "add_jail_mount /etc/relay.pem"},
+		{name: "LED", config: head + "\toption led 'green:status'\n", env: hw,
+			want: "chgrp cloudrest DIR/green:status/trigger\nchgrp cloudrest DIR/green:status/brightness\nadd_jail_mount_rw DIR/green:status\nclose", not: "gpiochip"},
+		{name: "LED that is not there", config: head + "\toption led 'red:status'\n", env: hw, not: "red"},
+		{name: "LED on a line", config: head + "\toption led 'gpio=GPIO27'\n", env: hw,
+			want: "chgrp cloudrest DIR/gpiochip0\nadd_jail_mount_rw DIR/gpiochip0\nchgrp cloudrest DIR/gpiochip1\nadd_jail_mount_rw DIR/gpiochip1\nclose"},
+		{name: "button", config: head + "\toption button 'GPIO17'\n", env: hw, want: "add_jail_mount_rw DIR/gpiochip0\n", not: "spidev"},
+		{name: "SPI port", config: head + "\toption uid_source 'file=/x,spi=0.1,random'\n", env: hw, want: "chgrp cloudrest DIR/spidev0.1\nadd_jail_mount_rw DIR/spidev0.1\nclose", not: "gpiochip"},
+		{name: "no hardware", config: head, env: hw, not: "DIR/gpio"},
+		{name: "low port, no cage", config: head + "\toption https ':443'\n\toption http ':80'\n", env: []string{"TEST_UJAIL=/nonexistent"},
+			want: "logger -t cloudrest -p daemon.warn port 443 needs the package procd-ujail: install it, or take a port from 1024 on\nlogger -t cloudrest -p daemon.warn port 80 needs"},
+		{name: "low port", config: head + "\toption https ':443'\n\toption http ':80'\n", not: "logger"},
+		{name: "high port, no cage", config: head + "\toption https ':8443'\n\toption http 'off'\n", env: []string{"TEST_UJAIL=/nonexistent"}, not: "logger"},
 		{name: "umdns runs", config: head + "\toption https ':8443'\n\toption name 'My garden'\n", env: []string{"TEST_UMDNS=" + umdns, known},
 			want: "open_data\njson_add_object mdns\n" +
 				"add_mdns_service cloudrest tcp 8443 id=00ff name=My garden fp=abcd path=/\nadd_mdns_service https tcp 8443 id=00ff name=My garden fp=abcd path=/\n" +
@@ -111,6 +133,7 @@ func TestInitScriptOptions(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := strings.Join(procd(t, tc.config, "start_service", append(tc.env, "TEST_RELOAD="+reload)...), "\n")
+			got = strings.ReplaceAll(got, dir+"/hw", "DIR")
 			if !strings.Contains(got, tc.want) {
 				t.Errorf("calls:\n%s\nwant among them:\n%s", got, tc.want)
 			}
@@ -145,9 +168,10 @@ func TestFirstBoot(t *testing.T) {
 		want   string // a line of what was set
 		absent string
 	}{
-		{name: "no web server", uci: map[string]string{"cloudrest.main.https": ":8443"}, want: "set cloudrest.main.https=':443'"},
-		{name: "another server is there", uci: map[string]string{"cloudrest.main.https": ":8443", "nginx": ""}, absent: "cloudrest.main"},
-		{name: "somebody chose a port", uci: map[string]string{"cloudrest.main.https": ":9443"}, absent: "cloudrest.main"},
+		{name: "no web server, no cage", uci: map[string]string{"cloudrest.main.https": ":8443"}, absent: "cloudrest.main"},
+		{name: "no web server", uci: map[string]string{"cloudrest.main.https": ":8443", "ujail": ""}, want: "set cloudrest.main.https=':443'"},
+		{name: "another server is there", uci: map[string]string{"cloudrest.main.https": ":8443", "nginx": "", "ujail": ""}, absent: "cloudrest.main"},
+		{name: "somebody chose a port", uci: map[string]string{"cloudrest.main.https": ":9443", "ujail": ""}, absent: "cloudrest.main"},
 		{name: "lan is open", uci: map[string]string{"firewall.@zone[0].name": "wan", "firewall.@zone[0].input": "REJECT",
 			"firewall.@zone[1].name": "lan", "firewall.@zone[1].input": "ACCEPT"}, absent: "firewall"},
 		{name: "lan is closed", uci: map[string]string{"firewall.@zone[0].name": "lan", "firewall.@zone[0].input": "REJECT"},

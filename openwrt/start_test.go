@@ -128,6 +128,9 @@ func TestBesideUmdns(t *testing.T) {
 		t.Errorf("at the first start mDNS is %v; want the daemon's own; calls:\n%s", mdns(report), calls)
 	}
 	stop()
+	if st, err := os.Stat(dir + "/state"); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("the state directory is %v, %v; want only its owner in it", st, err)
+	}
 
 	calls, report, stop = r.start(t)
 	status := report["status"].(map[string]any)

@@ -17,6 +17,7 @@ for f in open_instance close_instance set_param append_param add_jail add_jail_m
 done
 chown() { echo "chown $*"; }
 chgrp() { echo "chgrp $*"; }
+logger() { echo "logger $*"; }
 for f in add_object close_object; do
 	eval "json_$f() { echo json_$f \"\$@\"; }"
 done
@@ -28,7 +29,7 @@ script=$1 config=$2 rundir=$3 what=${4:-start_service}
 # shellcheck disable=SC1090 # the script under test
 . "$script"
 # shellcheck disable=SC2034 # the script reads them
-CONFIG=$config RUNDIR=$rundir UMDNS=${TEST_UMDNS:-$UMDNS} PROG=${TEST_PROG:-$PROG}
+CONFIG=$config RUNDIR=$rundir UMDNS=${TEST_UMDNS:-$UMDNS} PROG=${TEST_PROG:-$PROG} UJAIL=${TEST_UJAIL:-/bin/true} LEDS=${TEST_LEDS:-$LEDS} DEV=${TEST_DEV:-$DEV}
 $what
 # As rc.common does after the start; here it is waited for.
 if [ "$what" = start_service ]; then
