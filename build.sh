@@ -41,6 +41,8 @@ packages="$(for a in mips_24kc:linux-mips mipsel_24kc:linux-mipsle arm_arm1176jz
 	echo "cloudrest_${a%:*}.ipk cloudrestd-${a#*:}"
 	echo "cloudrest_${a%:*}.apk cloudrestd-${a#*:}"
 done
+echo 'luci-app-cloudrest_all.ipk -' # the page: no program, every architecture
+echo 'luci-app-cloudrest_noarch.apk -'
 for p in cloudrestd cloudrelay cloudrest; do
 	for a in armhf:linux-armv6 arm64:linux-arm64 amd64:linux-amd64; do
 		echo "${p}_${a%:*}.deb $p-${a#*:}"
@@ -245,7 +247,7 @@ names=$(printf '%s\n' "$programs" | while read -r program package without; do
 		[ $wanted = no ] || echo "$program-$target $package $arch $variant"
 	done
 done)
-if [ -z "$names" ]; then
+if [ -z "$names$packing" ]; then
 	echo "build: --only \"$only\" matches nothing; ./build.sh --list prints the names" >&2
 	exit 2
 fi
@@ -261,6 +263,7 @@ total=$(printf '%s\n' "$names" | wc -l)
 n=0
 printf '%s\n' "$names" >dist/.names
 while read -r name package arch variant; do
+	[ -n "$name" ] || continue # only packages without a program
 	n=$((n + 1))
 	printf 'build: %2d/%d %-26s ' $n "$total" "$name"
 	(
