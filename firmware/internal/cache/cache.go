@@ -40,8 +40,9 @@ type Config struct {
 	// that matches a path holds.
 	Rules []string
 
-	// Stamp adds fields to an answer from the store, such as the exchange's ID; may be nil.
-	Stamp func(h http.Header, r *http.Request)
+	// Stamp gives the field that is added to an answer from the store, such as the exchange's ID;
+	// see shared.Config. It may be nil.
+	Stamp func(r *http.Request) (name, value string)
 	// Changed is told of each write before its answer is released, when nothing older can be
 	// had here any more; everything means that the targets are not known, and all of the
 	// device's answers are meant. It may wait, in bounded time, and may be nil.

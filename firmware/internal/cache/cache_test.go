@@ -25,7 +25,7 @@ func request(h http.Handler, method, uri string, fields ...string) *httptest.Res
 func TestTwoWaysIn(t *testing.T) {
 	var told []string
 	var c *Cache
-	c, err := New(Config{Rules: []string{"/state ttl=1h public"}, Stamp: func(h http.Header, r *http.Request) { h.Set("X-Stamp", r.Method) },
+	c, err := New(Config{Rules: []string{"/state ttl=1h public"}, Stamp: func(r *http.Request) (string, string) { return "X-Stamp", r.Method },
 		Changed: func(_ context.Context, uris []string, everything bool) {
 			if len(c.Entries(9)) != 0 || everything {
 				t.Errorf("told with %d entries left, everything %v", len(c.Entries(9)), everything)

@@ -51,7 +51,7 @@ func TestBeforeTheProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	c, err := New(Config{Stamp: func(h http.Header, r *http.Request) { h.Set(tether.HeaderID, "made for the hit") }})
+	c, err := New(Config{Stamp: func(*http.Request) (string, string) { return tether.HeaderID, "made for the hit" }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,15 +42,14 @@ func (x *exchange) identify() {
 	x.w.Header()[tether.HeaderID] = []string{x.id}
 }
 
-// Stamp gives an answer that a cache in front makes the exchange's ID: the request's, if that
-// is valid, else a new one. On a way in where clients are not believed, the field must be
+// Stamp gives the field with the exchange's ID for an answer that a cache in front makes: the
+// request's ID, if that is valid, else a new one. On a way in where clients are not believed, the field must be
 // taken out of the request before.
-func (p *Proxy) Stamp(h http.Header, r *http.Request) {
-	v := r.Header[tether.HeaderID]
-	if len(v) != 1 || !isUUID(v[0]) {
-		v = []string{p.ids.next()}
+func (p *Proxy) Stamp(r *http.Request) (name, value string) {
+	if v := r.Header[tether.HeaderID]; len(v) == 1 && isUUID(v[0]) {
+		return tether.HeaderID, v[0]
 	}
-	h[tether.HeaderID] = v
+	return tether.HeaderID, p.ids.next()
 }
 
 // address takes the port and the brackets of IPv6 off.

@@ -147,9 +147,9 @@ func identity(principal string, h http.Header) string {
 	if principal == "" || len(h["Authorization"]) == 0 && len(h["Cookie"]) == 0 {
 		return principal
 	}
-	d := sha256.New()
-	_, _ = d.Write(httpcache.AppendVaryKey(nil, credentials, h))
-	return principal + separator + string(d.Sum(nil)[:identityBytes])
+	var buf [256]byte // for usual tokens
+	sum := sha256.Sum256(httpcache.AppendVaryKey(buf[:0], credentials, h))
+	return principal + separator + string(sum[:identityBytes])
 }
 
 // separator ends a principal's name where something follows.
@@ -356,8 +356,51 @@ func (q *query) answer(e *entry, now time.Duration, waited bool) {
 	}
 	n := len(b)
 	b = strconv.AppendInt(b, int64(age/time.Second), 10)
+	if q.sendLines(e, b[:n], b[n:]) {
+		return
+	}
 	text := string(b) // both values in one allocation
 	q.send(e, text[:n], text[n:], true)
+}
+
+// lineWriter is the ResponseWriter of tether/http1, which takes fields as they go over the wire.
+type lineWriter interface {
+	OpenHead(status int, length int64, dated bool) ([]byte, bool)
+	CloseHead([]byte)
+}
+
+// sendLines is send for most answers, without a map of the fields in between. false: nothing was
+// done, this one needs more.
+func (q *query) sendLines(e *entry, status, age []byte) bool {
+	w, ok := q.w.(lineWriter)
+	h := q.r.Header
+	if !ok || e.flags&asLines == 0 || len(h["Range"]) > 0 || httpcache.Conditional(h) || len(h[tether.HeaderSequenceID]) > 0 {
+		return false
+	}
+	length := int64(len(e.body))
+	if bodyless(int(e.status)) {
+		length = -1
+	}
+	b, ok := w.OpenHead(int(e.status), length, true)
+	if !ok {
+		return false
+	}
+	for block := e.block(); block != ""; {
+		var name, value string
+		name, value, block = cutField(block)
+		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+	}
+	b = append(append(append(b, "Cache-Status: "...), status...), "\r\nAge: "...)
+	b = append(append(b, age...), "\r\n"...)
+	if q.c.conf.Stamp != nil {
+		name, value := q.c.conf.Stamp(q.r)
+		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+	}
+	w.CloseHead(b)
+	if q.r.Method != http.MethodHead && len(e.body) > 0 {
+		_, _ = q.w.Write(e.body)
+	}
+	return true
 }
 
 // send writes a stored answer as the request wants it: 200, 206, 304, 416.
@@ -412,7 +455,8 @@ func (q *query) send(e *entry, status, age string, stamp bool) {
 		h[tether.HeaderSequenceID] = v
 	}
 	if stamp && q.c.conf.Stamp != nil {
-		q.c.conf.Stamp(h, q.r)
+		name, value := q.c.conf.Stamp(q.r)
+		h[name] = []string{value}
 	}
 	q.w.WriteHeader(code)
 	if !short && q.r.Method != http.MethodHead && len(body) > 0 {
@@ -440,7 +484,8 @@ func refuse(c *Cache, w http.ResponseWriter, r *http.Request, status int) {
 	h["Cache-Control"] = []string{"no-store"}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	if c.conf.Stamp != nil {
-		c.conf.Stamp(h, r)
+		name, value := c.conf.Stamp(r)
+		h[name] = []string{value}
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {

@@ -68,8 +68,9 @@ type Config struct {
 	// time. When it says no the answer must be validated first, but may still be used as a
 	// stale one. nil: always yes.
 	Fresh func(ctx context.Context, space string) bool
-	// Stamp adds fields to an answer from the store.
-	Stamp func(h http.Header, r *http.Request)
+	// Stamp gives the field that is added to an answer from the store: its name in canonical form,
+	// and a value without control characters.
+	Stamp func(r *http.Request) (name, value string)
 	// Changed is told of each write that may have changed something, after what is stored
 	// here is gone and before the write's answer is released. everything means that the
 	// targets are not known. It may wait, in bounded time.

@@ -72,6 +72,7 @@ const (
 	hasType                           // there is a Content-Type
 	hasTag                            // there is an Etag
 	hasDate                           // there is a Last-Modified that is a date
+	asLines                           // there is a Date, and every field may go out as it stands
 )
 
 // variant is what an answer depends on in the request.
@@ -241,10 +242,15 @@ func (e *entry) seal(block []byte, uri, host, owner string, body []byte) {
 
 // look notes what there is in the block.
 func (e *entry) look() {
-	e.flags &^= hasType | hasTag | hasDate
+	e.flags &^= hasType | hasTag | hasDate | asLines
+	plain, dated := true, false
 	for b := e.block(); b != ""; {
 		var name, value string
-		switch name, value, b = cutField(b); name {
+		name, value, b = cutField(b)
+		plain = plain && plainField(name, value)
+		switch name {
+		case "Date":
+			dated = true
 		case "Content-Type":
 			e.flags |= hasType
 		case "Etag":
@@ -255,6 +261,25 @@ func (e *entry) look() {
 			}
 		}
 	}
+	if plain && dated {
+		e.flags |= asLines
+	}
+}
+
+// plainField reports whether a field reads back as it is written (RFC 9110 §5.1, §5.5): what an
+// embedded service sets may not.
+func plainField(name, value string) bool {
+	for i := range len(name) {
+		if c := name[i]; c != '-' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	for i := range len(value) {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // value returns the first line of a field, as part of the block.
