@@ -36,7 +36,11 @@ list() {
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
 		image e2fsprogs         mkfs.ext4            the writable partition of the Raspberry Pi image
-		image qemu-system-arm   qemu-system-aarch64  boots the Raspberry Pi image
+		image mtools            mformat              the boot partition of the Raspberry Pi Zero W image
+		image dpkg              dpkg-deb             unpacks its kernel
+		image debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg checks where the kernel comes from
+		image xz-utils          xz                   packs the images
+		image qemu-system-arm   qemu-system-aarch64  boots the Raspberry Pi images
 		malta qemu-system-mips  qemu-system-mipsel   runs the OpenWrt package on a MIPS board
 		malta squashfs-tools    mksquashfs           the programs of that board
 		malta dpkg              dpkg-deb             unpacks the kernel of that board

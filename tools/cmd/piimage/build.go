@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
 	"debug/elf"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -21,21 +25,24 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tools/cmd/piimage/bootpart"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/onboard/device"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/update"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/zerodisk"
 )
 
 const (
-	defaultOut    = "images/cloudrest-pi.img"
 	defaultOrigin = "http://127.0.0.1:8080"
 
 	// On the device. The FIFO is on tmpfs, what must survive is not.
-	stateDir   = "/perm/cloudrest"
-	notifyFIFO = "/run/cloudrest/notify"
-	originFile = "/opt/origin"
+	stateDir    = "/perm/cloudrest"
+	notifyFIFO  = "/run/cloudrest/notify"
+	originFile  = "/opt/origin"
+	relayCAFile = "/etc/cloudrest/relay-ca.pem"
 
 	// gokrazy's own page and update interface; 80 and 443 are the gateway's. The first only
-	// redirects to the second.
+	// redirects to the second. With --update-key our own server has the second.
 	updateRedirect = "10080"
-	updatePort     = "10443"
+	updatePort     = device.Port
 )
 
 // The modules that an image is built from.
@@ -48,24 +55,43 @@ const (
 	originPackage  = ownModule + "/onboard/origin"
 	guardPackage   = ownModule + "/onboard/guard"
 	pairPackage    = ownModule + "/onboard/pair"
+	adminPackage   = ownModule + "/onboard/admin"
+	zeroPackage    = ownModule + "/onboard/zero"
 
 	dhcpPackage = "github.com/gokrazy/gokrazy/cmd/dhcp"
+	ntpPackage  = "github.com/gokrazy/gokrazy/cmd/ntp"
 )
 
 // board is a kind of machine.
 type board struct {
 	name, says             string
-	kernel, firmware, prom string // modules
+	out, size              string // unless they are said
+	network                string
+	perm                   int64 // where the partition for state begins, in bytes
+	machine                elf.Machine
+	arch                   string // for Go
+	kernel, firmware, prom string // modules of gokrazy; none: the image is our own
 	console                string // where the kernel and init write; no login anywhere
 }
+
+const zeroName = "zero-w"
 
 var boards = []board{
 	{
 		name: "pi", says: "Raspberry Pi 3, 4, 5, Zero 2 W, CM3, CM4, CM5",
+		out: "images/cloudrest-pi.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64",
 		kernel: "github.com/gokrazy/kernel.rpi", firmware: "github.com/gokrazy/firmware", prom: "github.com/gokrazy/rpi-eeprom",
 		console: "disabled",
 	},
-	{name: "vm", says: "qemu-system-aarch64 -machine virt", kernel: "github.com/gokrazy/kernel.arm64", console: "ttyAMA0,115200"},
+	{
+		name: zeroName, says: "Raspberry Pi Zero W, Zero, 1 B+",
+		out: "images/cloudrest-pi-zero-w.img", size: "512M", perm: zerodisk.PermStart, machine: elf.EM_ARM, arch: "linux/arm with GOARM=6",
+	},
+	{
+		name: "vm", says: "qemu-system-aarch64 -machine virt",
+		out: "images/cloudrest-vm.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64",
+		kernel: "github.com/gokrazy/kernel.arm64", console: "ttyAMA0,115200",
+	},
 }
 
 // options say what goes into an image.
@@ -78,6 +104,8 @@ type options struct {
 	uidSource, button, led                string
 	network                               string
 	trial                                 time.Duration
+	noSecrets                             bool
+	updateKey, kernelDeb                  string
 }
 
 type repeated []string
@@ -92,17 +120,21 @@ func (o *options) declare(f *flag.FlagSet) {
 	}
 	f.StringVar(&o.board, "board", "pi", "what the image is for: "+strings.Join(names, ", or "))
 	f.StringVar(&o.hostname, "hostname", "cloudrest", "the `name` that the device tells the router; updates keep it")
-	f.StringVar(&o.out, "out", defaultOut, "the image, `file`")
+	f.StringVar(&o.out, "out", "", "the image, `file` (default: images/cloudrest-pi.img, or with the board's name)")
 	f.StringVar(&o.secrets, "secrets", "", "update password and certificate, `file`; made if it is not there, and the same for all images "+
 		"that are to update each other (default: --out with .secrets.json)")
-	f.StringVar(&o.size, "size", "2G", "of the image, at least 1300M; what the system does not need is for the state of the gateway and of the service")
+	f.BoolVar(&o.noSecrets, "no-secrets", false, "put no password into the image, so that it may be published: whoever is on the LAN may offer an update, "+
+		"only a signed newer one is taken, and nobody can do more")
+	f.StringVar(&o.updateKey, "update-key", "", "PEM `file` with an Ed25519 public key: the device takes only updates that piimage sign signed with its other half")
+	f.StringVar(&o.kernelDeb, "kernel-deb", "", "for zero-w, Debian's kernel package as a `file`, instead of fetching it")
+	f.StringVar(&o.size, "size", "", "of the image (default: 2G, at least 1300M; for zero-w 512M, at least 200M); what the system does not need is for the state of the gateway and of the service")
 	f.StringVar(&o.relay, "relay", "", "relays, wss:// `URLs` with commas between; without, the device is on the LAN only")
 	f.StringVar(&o.relayCA, "relay-ca", "", "PEM `file` of the authorities for the relays' certificates; without it, those of this machine")
-	f.StringVar(&o.originBinary, "origin-binary", "", "the maker's service, a static program for linux/arm64, `file`; without it, the sample irrigation service")
+	f.StringVar(&o.originBinary, "origin-binary", "", "the maker's service, a static program for linux/arm64 (zero-w: linux/arm, GOARM=6), `file`; without it, the sample irrigation service")
 	f.Var(&o.originArgs, "origin-arg", "an `argument` for it; may be given several times")
 	f.StringVar(&o.origin, "origin", defaultOrigin, "the `URL` where it listens")
 	f.StringVar(&o.uidSource, "uid-source", "device-tree,mac,random", "where the UID of the board comes from, as in cloudrestd --help")
-	f.StringVar(&o.network, "interface", "eth0", "the network interface that gets an address by DHCP; some USB adapters are usb0")
+	f.StringVar(&o.network, "interface", "", "the network interface that gets an address by DHCP; some USB adapters are usb0 (default: eth0; for zero-w every one)")
 	f.StringVar(&o.button, "button", "", "the GPIO `line` of the pairing button, such as GPIO17")
 	f.StringVar(&o.led, "led", "", "the LED that shows the pairing window, such as gpio=GPIO27")
 	f.DurationVar(&o.trial, "trial", 3*time.Minute, "after an update, how long the gateway and the service may take until they answer; then the version before comes back")
@@ -118,13 +150,15 @@ func (o *options) validate() (board, int64, error) {
 	bad := func(format string, args ...any) { all = append(all, mistake(format, args...)) }
 	i := slices.IndexFunc(boards, func(b board) bool { return b.name == o.board })
 	if i < 0 {
-		bad("--board %q: want pi or vm", o.board)
+		bad("--board %q: want pi, zero-w or vm", o.board)
 		i = 0
 	}
+	b := boards[i]
+	o.out, o.size, o.network = cmpOr(o.out, b.out), cmpOr(o.size, b.size), cmpOr(o.network, b.network)
 	if !hostnames.MatchString(o.hostname) {
 		bad("--hostname %q: want letters, digits and hyphens, at most 63", o.hostname)
 	}
-	size, err := parseSize(o.size)
+	size, err := parseSize(o.size, b.perm)
 	if err != nil {
 		bad("--size %q: %v", o.size, err)
 	}
@@ -143,7 +177,7 @@ func (o *options) validate() (board, int64, error) {
 		bad("--origin is for --origin-binary: the sample service listens on %s", defaultOrigin)
 	}
 	if o.originBinary != "" {
-		if err := checkProgram(o.originBinary); err != nil {
+		if err := checkProgram(o.originBinary, b); err != nil {
 			bad("--origin-binary %s: %v", o.originBinary, err)
 		}
 	}
@@ -152,13 +186,19 @@ func (o *options) validate() (board, int64, error) {
 			bad("--relay-ca: %v", err)
 		}
 	}
-	return boards[i], size, errors.Join(all...)
+	if o.kernelDeb != "" && b.name != zeroName {
+		bad("--kernel-deb is for --board " + zeroName)
+	}
+	if o.noSecrets && o.secrets != "" {
+		bad("--no-secrets and --secrets exclude each other")
+	}
+	return b, size, errors.Join(all...)
 }
 
 // permMin is the least room for state, in bytes: a journal of ext4 and the gateway's.
 const permMin = 64 << 20
 
-func parseSize(s string) (int64, error) {
+func parseSize(s string, perm int64) (int64, error) {
 	number, unit := strings.TrimRight(s, "kKMGi"), int64(1)
 	switch strings.TrimSuffix(strings.TrimPrefix(s, number), "i") {
 	case "":
@@ -174,21 +214,21 @@ func parseSize(s string) (int64, error) {
 		return 0, errors.New("want a number with M or G")
 	}
 	n *= unit
-	if least := int64(bootpart.PermStart + permMin); n < least {
+	if least := perm + permMin; n < least {
 		return 0, fmt.Errorf("want at least %dM", (least+1<<20-1)>>20)
 	}
 	return n &^ (1<<20 - 1), nil
 }
 
 // checkProgram refuses what the device could not run: there is no libc in the image.
-func checkProgram(path string) error {
+func checkProgram(path string, b board) error {
 	f, err := elf.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if f.Machine != elf.EM_AARCH64 {
-		return fmt.Errorf("it is for %v, want arm64", f.Machine)
+	if f.Machine != b.machine {
+		return fmt.Errorf("it is for %v, want %s", f.Machine, b.arch)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
@@ -198,6 +238,34 @@ func checkProgram(path string) error {
 	return nil
 }
 
+// job is one image in the making.
+type job struct {
+	board       board
+	size        int64
+	source, own string // folders of the main module and of this one
+	work        string // temporary, for the parts
+	image       string // temporary, becomes the image
+	info        device.Info
+	commit      string
+	secrets     *secrets // nil with --no-secrets
+	parts       []update.Part
+	step        func(format string, args ...any)
+}
+
+// part adds to what the manifest lists.
+func (j *job) part(name string, content []byte) {
+	j.parts = append(j.parts, update.Part{Name: name, Size: int64(len(content)), SHA256: fmt.Sprintf("%x", sha256.Sum256(content))})
+}
+
+// closed reports whether the device takes no unsigned updates.
+func (j *job) closed() bool { return len(j.info.UpdateKey) > 0 || j.secrets == nil }
+
+// gatewayFlags are for the linker.
+func (j *job) gatewayFlags() string {
+	return fmt.Sprintf("-s -w -buildid= -X %[1]s.version=%[2]s -X %[1]s.commit=%[3]s -X %[1]s.seconds=%[4]d",
+		mainModule+"/tether/buildinfo", j.info.Version, j.commit, j.info.Sequence)
+}
+
 // build makes the image. Its parts are put together in a temporary folder beside it.
 func (o *options) build(ctx context.Context, out io.Writer) error {
 	begin := time.Now()
@@ -205,13 +273,13 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	step := func(format string, args ...any) {
+	j := &job{board: b, size: size, step: func(format string, args ...any) {
 		fmt.Fprintf(out, "piimage: %3ds  %s\n", int(time.Since(begin).Seconds()), fmt.Sprintf(format, args...))
-	}
-	source, err := findSource(o.source)
-	if err != nil {
+	}}
+	if j.source, err = findSource(o.source); err != nil {
 		return err
 	}
+	j.own = filepath.Join(j.source, "tools", "cmd", "piimage")
 	mkfs, err := findTool("mkfs.ext4", "e2fsprogs")
 	if err != nil {
 		return err
@@ -223,65 +291,80 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 	if err := os.MkdirAll(filepath.Dir(image), 0o755); err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp(filepath.Dir(image), ".piimage-")
-	if err != nil {
+	if j.work, err = os.MkdirTemp(filepath.Dir(image), ".piimage-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer os.RemoveAll(j.work)
+	j.image = filepath.Join(j.work, "image")
 
-	secretsFile := cmpOr(o.secrets, secretsBeside(image))
-	s, made, err := openSecrets(secretsFile, o.hostname)
-	if err != nil {
+	j.info = device.Info{Board: b.name, Hostname: o.hostname, Trial: o.trial}
+	if err := o.describe(j); err != nil {
 		return err
 	}
-	if made {
-		step("made %s: the update password and certificate, keep it", secretsFile)
+	if o.updateKey != "" {
+		key, err := readKey[ed25519.PublicKey](o.updateKey, x509.ParsePKIXPublicKey)
+		if err != nil {
+			return fmt.Errorf("read the update key: %w", err)
+		}
+		j.info.UpdateKey = key
 	}
-
-	step("fetch the pinned modules (about 190 MB the first time, then nothing)")
-	own := filepath.Join(source, "tools", "cmd", "piimage")
-	for _, dir := range []string{source, own} {
-		if err := command(ctx, dir, nil, "go", "mod", "download"); err != nil {
+	secretsFile := ""
+	if !o.noSecrets {
+		secretsFile = cmpOr(o.secrets, secretsBeside(image))
+		made := false
+		if j.secrets, made, err = openSecrets(secretsFile, o.hostname); err != nil {
 			return err
 		}
+		if made {
+			j.step("made %s: the update password and certificate, keep it", secretsFile)
+		}
+	}
+	if j.secrets != nil && (j.closed() || b.kernel == "") {
+		j.info.Admin = &device.Admin{Password: j.secrets.Password, Certificate: j.secrets.Certificate, Key: j.secrets.Key}
+	}
+	switch {
+	case o.updateKey != "":
+		j.step("the device will take only updates that are signed with the key of %s", o.updateKey)
+	case b.kernel == "" || o.noSecrets:
+		j.step("NO --update-key: this device will take no updates over the network; new versions need the SD card to be written anew")
+	default:
+		j.step("NO --update-key: whoever has the password may install anything, also an older version")
 	}
 
-	if err := o.instance(work, source, b, s); err != nil {
+	make := o.gokrazy
+	if b.kernel == "" {
+		make = o.zero
+	}
+	if err := make(ctx, j); err != nil {
 		return err
-	}
-	step("compile and write %s (minutes the first time)", filepath.Base(image))
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	temporary := filepath.Join(work, "image")
-	// Offline from here on: what is not pinned is an error and not a newer version.
-	env := []string{"GOPROXY=off", "GOFLAGS=-mod=mod", "GOWORK=off", "GOARM64=v8.0", "TMPDIR=" + work}
-	if err := command(ctx, work, env, self, gokCommand, "--parent_dir", work, "-i", instanceName, "overwrite",
-		"--full", temporary, "--target_storage_bytes", strconv.FormatInt(size, 10)); err != nil {
-		return err
-	}
-	f, err := os.Open(temporary)
-	if err != nil {
-		return fmt.Errorf("gokrazy's builder made no image: %w", err)
-	}
-	root, err := rootSize(f)
-	f.Close()
-	if err != nil {
-		return fmt.Errorf("look at the image that gokrazy's builder made: %w", err)
 	}
 
-	step("make the file system for state, %d MB", (size-bootpart.PermStart)>>20)
-	// The last 34 sectors belong to the second partition table.
+	j.step("make the file system for state, %d MB", (size-b.perm)>>20)
+	// The last 34 sectors may belong to the second partition table.
 	const table = 1 << 20
-	if err := command(ctx, work, nil, mkfs, "-q", "-F", "-L", "perm", "-m", "1", "-E", fmt.Sprintf("offset=%d", bootpart.PermStart),
-		temporary, fmt.Sprintf("%dk", (size-bootpart.PermStart-table)>>10)); err != nil {
+	// Neither random numbers nor today's date are in it.
+	env := []string{"E2FSPROGS_FAKE_TIME=" + strconv.FormatInt(j.info.Sequence, 10), "SOURCE_DATE_EPOCH=" + strconv.FormatInt(j.info.Sequence, 10), "MKE2FS_CONFIG=" + os.DevNull}
+	if err := command(ctx, j.work, env, mkfs, "-q", "-F", "-t", "ext4", "-L", "perm", "-m", "1", "-b", "4096", "-U", permID, "-I", "256", "-O", permFeatures,
+		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,root_owner=0:0", b.perm, permID),
+		j.image, fmt.Sprintf("%dk", (size-b.perm-table)>>10)); err != nil {
 		return err
 	}
-	if err := os.Chmod(temporary, 0o600); err != nil { // the update password is in it
+	manifest := update.Manifest{Format: update.Format, Name: update.Name, Board: b.name, Version: j.info.Version, Sequence: j.info.Sequence, Files: j.parts}
+	text, err := json.MarshalIndent(manifest, "", "\t")
+	if err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, image); err != nil {
+	if err := os.WriteFile(manifestBeside(image), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	mode := fs.FileMode(0o600) // the update password is in it
+	if o.noSecrets {
+		mode = 0o644
+	}
+	if err := os.Chmod(j.image, mode); err != nil {
+		return err
+	}
+	if err := os.Rename(j.image, image); err != nil {
 		return err
 	}
 	var st syscall.Stat_t
@@ -289,11 +372,105 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	const blockSize = 512 // of st_blocks, whatever the file system's is
-	step("%s: %d bytes, of them %d on this disk; the read-only root has %d", o.out, size, st.Blocks*blockSize, root)
-	if b.name == "pi" {
+	j.step("%s: %d bytes, of them %d on this disk", o.out, size, st.Blocks*blockSize)
+	for _, p := range j.parts {
+		j.step("an update sends %s: %d bytes", p.Name, p.Size)
+	}
+	if b.console == "" || b.name == "pi" {
 		fmt.Fprintf(out, "\nWrite it:       dd if=%s of=/dev/sdX bs=4M conv=fsync   (sdX: the SD card, all of it)\n", o.out)
-		fmt.Fprintf(out, "Pair a phone:   piimage pair ADDRESS --secrets %s\n", secretsFile)
-		fmt.Fprintf(out, "Its own page:   https://ADDRESS:%s, user gokrazy, password in %s\n", updatePort, secretsFile)
+		if !o.noSecrets {
+			fmt.Fprintf(out, "Pair a phone:   piimage pair ADDRESS --secrets %s\n", secretsFile)
+		}
+		if !j.closed() && b.kernel != "" {
+			fmt.Fprintf(out, "Its own page:   https://ADDRESS:%s, user gokrazy, password in %s\n", updatePort, secretsFile)
+		}
+		if o.updateKey != "" {
+			fmt.Fprintf(out, "For an update:  piimage sign --key PRIVATE.pem --image %s\n", o.out)
+		}
+	}
+	return nil
+}
+
+// The file system for state. What can be random in it is fixed; the features are named, so
+// that it is the same whatever this machine's configuration of mke2fs.
+const (
+	permID       = "c10d8e57-0001-4000-8000-000000000001"
+	permFeatures = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+)
+
+// describe names the version, as build.sh does.
+func (o *options) describe(j *job) error {
+	git := func(args ...string) string {
+		cmd := exec.Command("git", args...)
+		cmd.Dir = j.source
+		out, _ := cmd.Output()
+		return strings.TrimSpace(string(out))
+	}
+	j.info.Version = cmpOr(cmpOr(os.Getenv("VERSION"), git("describe", "--tags", "--always", "--dirty", "--match", "v*")), "unversioned")
+	j.commit = git("rev-parse", "HEAD")
+	seconds := cmpOr(os.Getenv("SOURCE_DATE_EPOCH"), git("log", "-1", "--format=%ct"))
+	if seconds == "" {
+		seconds = strconv.FormatInt(time.Now().Unix(), 10)
+	}
+	var err error
+	if j.info.Sequence, err = strconv.ParseInt(seconds, 10, 64); err != nil || j.info.Sequence < 0 {
+		return mistake("SOURCE_DATE_EPOCH %q: want seconds since 1970", seconds)
+	}
+	return nil
+}
+
+// gatewayArgs are the arguments of cloudrestd.
+func (o *options) gatewayArgs() []string {
+	args := []string{"--state-dir", stateDir, "--fifo", notifyFIFO, "--origin", o.origin, "--uid-source", o.uidSource}
+	for _, f := range [][2]string{{"--relay", o.relay}, {"--button", o.button}, {"--led", o.led}} {
+		if f[1] != "" {
+			args = append(args, f[0], f[1])
+		}
+	}
+	if o.relayCA != "" {
+		args = append(args, "--relay-ca", relayCAFile)
+	}
+	return args
+}
+
+// gokrazy makes an image with gokrazy's builder.
+func (o *options) gokrazy(ctx context.Context, j *job) error {
+	j.step("fetch the pinned modules (about 190 MB the first time, then nothing)")
+	for _, dir := range []string{j.source, j.own} {
+		if err := command(ctx, dir, nil, "go", "mod", "download"); err != nil {
+			return fmt.Errorf("%w\nthe modules of the image are not obtainable here: the gateway can still be built without them (./build.sh --no-images)", err)
+		}
+	}
+	if err := o.instance(j); err != nil {
+		return err
+	}
+	j.step("compile and write %s (minutes the first time)", filepath.Base(o.out))
+	builder, err := gok(ctx, j)
+	if err != nil {
+		return err
+	}
+	// Offline from here on: what is not pinned is an error and not a newer version.
+	env := []string{"GOPROXY=off", "GOFLAGS=-mod=mod", "GOWORK=off", "GOARM64=v8.0", "TMPDIR=" + j.work,
+		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(j.info.Sequence, 10), "PIIMAGE_WORK=" + j.work}
+	if err := command(ctx, j.work, env, builder, "--parent_dir", j.work, "-i", instanceName, "overwrite",
+		"--full", j.image, "--target_storage_bytes", strconv.FormatInt(j.size, 10)); err != nil {
+		return err
+	}
+	f, err := os.Open(j.image)
+	if err != nil {
+		return fmt.Errorf("gokrazy's builder made no image: %w", err)
+	}
+	defer f.Close()
+	size, err := rootSize(f)
+	if err != nil {
+		return fmt.Errorf("look at the image that gokrazy's builder made: %w", err)
+	}
+	for _, p := range gokrazyParts(size) {
+		h := sha256.New()
+		if _, err := io.Copy(h, io.NewSectionReader(f, p.start, p.size)); err != nil {
+			return err
+		}
+		j.parts = append(j.parts, update.Part{Name: p.name, Size: p.size, SHA256: fmt.Sprintf("%x", h.Sum(nil))})
 	}
 	return nil
 }
@@ -318,6 +495,7 @@ type gokrazyConfig struct {
 
 type gokrazyUpdate struct {
 	UseTLS, HTTPPort, HTTPSPort, HTTPPassword string
+	NoPassword                                bool `json:",omitempty"` // then only on a UNIX socket
 }
 
 type packageConfig struct {
@@ -329,21 +507,36 @@ type packageConfig struct {
 
 // instance writes what gok reads: a folder with config.json, and one Go module for each of
 // the modules that programs come from, with exactly our pins.
-func (o *options) instance(work, source string, b board, s *secrets) error {
-	dir := filepath.Join(work, instanceName)
-	own := filepath.Join(source, "tools", "cmd", "piimage")
-	cert, key := filepath.Join(work, "cert.pem"), filepath.Join(work, "key.pem")
+func (o *options) instance(j *job) error {
+	dir := filepath.Join(j.work, instanceName)
+	cert, key, info := filepath.Join(j.work, "cert.pem"), filepath.Join(j.work, "key.pem"), filepath.Join(j.work, "image.json")
 	small := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
-	gateway := []string{"--state-dir", stateDir, "--fifo", notifyFIFO, "--origin", o.origin, "--uid-source", o.uidSource}
-	for _, f := range [][2]string{{"--relay", o.relay}, {"--button", o.button}, {"--led", o.led}} {
-		if f[1] != "" {
-			gateway = append(gateway, f[0], f[1])
-		}
-	}
+	j.info.Pair = []string{"/user/cloudrestd", "pair", "--invite", "--role", "owner", "--state-dir", stateDir}
 	programs := map[string]packageConfig{
 		dhcpPackage:  {GoBuildFlags: small, CommandLineFlags: []string{"-interface=" + o.network}},
-		guardPackage: {GoBuildFlags: small, CommandLineFlags: []string{"--patience", o.trial.String()}},
-		pairPackage:  {GoBuildFlags: small, CommandLineFlags: []string{"--role", "owner", "--state-dir", stateDir}, DontStart: true},
+		guardPackage: {GoBuildFlags: small, ExtraFilePaths: map[string]string{device.InfoFile: info}},
+	}
+	files := map[string][]byte{}
+	// Without its heartbeat, which reports to a service of gokrazy's.
+	cfg := gokrazyConfig{
+		Hostname:        o.hostname,
+		Environment:     []string{"GOOS=linux", "GOARCH=arm64"},
+		PackageConfig:   programs,
+		SerialConsole:   j.board.console,
+		GokrazyPackages: []string{dhcpPackage, ntpPackage, "github.com/gokrazy/gokrazy/cmd/randomd"},
+		KernelPackage:   j.board.kernel, FirmwarePackage: j.board.firmware, EEPROMPackage: j.board.prom,
+		// gokrazy's testboot puts its flag in front of the newline, which this version of gok
+		// leaves out.
+		KernelExtraArgs: []string{"\n"},
+	}
+	if j.closed() {
+		// gokrazy itself then listens on a UNIX socket only, and our server on the network.
+		cfg.Update = gokrazyUpdate{NoPassword: true}
+		programs[adminPackage] = packageConfig{GoBuildFlags: small}
+	} else {
+		cfg.Update = gokrazyUpdate{UseTLS: cert + "," + key, HTTPPort: updateRedirect, HTTPSPort: updatePort, HTTPPassword: j.secrets.Password}
+		files[cert], files[key] = []byte(j.secrets.Certificate), []byte(j.secrets.Key)
+		programs[pairPackage] = packageConfig{GoBuildFlags: small, CommandLineFlags: []string{"--role", "owner", "--state-dir", stateDir}, DontStart: true}
 	}
 	if o.originBinary != "" {
 		path, err := filepath.Abs(o.originBinary)
@@ -354,37 +547,15 @@ func (o *options) instance(work, source string, b board, s *secrets) error {
 	} else {
 		programs[samplePackage] = packageConfig{GoBuildFlags: small, CommandLineFlags: []string{"--fifo", notifyFIFO}}
 	}
-	info := mainModule + "/tether/buildinfo"
-	version, commit, seconds := describe(source)
-	gatewayConfig := packageConfig{
-		GoBuildFlags: []string{"-trimpath", "-buildvcs=false",
-			fmt.Sprintf("-ldflags=-s -w -buildid= -X %[1]s.version=%[2]s -X %[1]s.commit=%[3]s -X %[1]s.seconds=%[4]s", info, version, commit, seconds)},
-	}
+	gateway := packageConfig{GoBuildFlags: []string{"-trimpath", "-buildvcs=false", "-ldflags=" + j.gatewayFlags()}, CommandLineFlags: o.gatewayArgs()}
 	if o.relayCA != "" {
 		path, err := filepath.Abs(o.relayCA)
 		if err != nil {
 			return err
 		}
-		const onDevice = "/etc/cloudrest/relay-ca.pem"
-		gatewayConfig.ExtraFilePaths = map[string]string{onDevice: path}
-		gateway = append(gateway, "--relay-ca", onDevice)
+		gateway.ExtraFilePaths = map[string]string{relayCAFile: path}
 	}
-	gatewayConfig.CommandLineFlags = gateway
-	programs[gatewayPackage] = gatewayConfig
-
-	cfg := gokrazyConfig{
-		Hostname:      o.hostname,
-		Update:        gokrazyUpdate{UseTLS: cert + "," + key, HTTPPort: updateRedirect, HTTPSPort: updatePort, HTTPPassword: s.Password},
-		Environment:   []string{"GOOS=linux", "GOARCH=arm64"},
-		PackageConfig: programs,
-		SerialConsole: b.console,
-		// Without gokrazy's heartbeat, which reports to a service of its own.
-		GokrazyPackages: []string{dhcpPackage, "github.com/gokrazy/gokrazy/cmd/ntp", "github.com/gokrazy/gokrazy/cmd/randomd"},
-		KernelPackage:   b.kernel, FirmwarePackage: b.firmware, EEPROMPackage: b.prom,
-		// gokrazy's testboot puts its flag in front of the newline, which this version of gok
-		// leaves out.
-		KernelExtraArgs: []string{"\n"},
-	}
+	programs[gatewayPackage] = gateway
 	for name := range programs {
 		if name != dhcpPackage { // is one of gokrazy's own
 			cfg.Packages = append(cfg.Packages, name)
@@ -395,11 +566,14 @@ func (o *options) instance(work, source string, b board, s *secrets) error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{filepath.Join(dir, "config.json"): text, cert: []byte(s.Certificate), key: []byte(s.Key)}
+	files[filepath.Join(dir, "config.json")] = text
+	if files[info], err = json.Marshal(j.info); err != nil {
+		return err
+	}
 	for _, m := range []struct{ path, dir, module string }{
-		{"", own, ""},
-		{mainModule, source, mainModule},
-		{ownModule, own, ownModule},
+		{"", j.own, ""},
+		{mainModule, j.source, mainModule},
+		{ownModule, j.own, ownModule},
 	} {
 		mod, sum, err := pins(m.dir, m.module)
 		if err != nil {
@@ -440,18 +614,6 @@ func pins(dir, module string) (mod, sum []byte, err error) {
 		text += fmt.Sprintf("\nrequire %s %s\n\nreplace %s => %s\n", module, none, module, strconv.Quote(dir))
 	}
 	return append([]byte(text), rest...), sum, nil
-}
-
-// describe names the version, as build.sh does.
-func describe(source string) (version, commit, seconds string) {
-	git := func(args ...string) string {
-		cmd := exec.Command("git", args...)
-		cmd.Dir = source
-		out, _ := cmd.Output()
-		return strings.TrimSpace(string(out))
-	}
-	version = cmpOr(os.Getenv("VERSION"), git("describe", "--tags", "--always", "--dirty", "--match", "v*"))
-	return cmpOr(version, "unversioned"), git("rev-parse", "HEAD"), cmpOr(os.Getenv("SOURCE_DATE_EPOCH"), git("log", "-1", "--format=%ct"))
 }
 
 func cmpOr(a, b string) string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tools/cmd/piimage/bootpart"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/onboard/device"
 	"github.com/gokrazy/updater"
 )
 
@@ -27,7 +27,9 @@ import (
 type client struct {
 	address     string // host or host:port
 	secretsFile string
-	image       string
+	noSecrets   bool   // of an image without; then nobody knows its certificate
+	image       string // of gokrazy, unsigned
+	bundle      string // signed
 	kernel      bool
 
 	http *http.Client
@@ -35,7 +37,8 @@ type client struct {
 }
 
 func (c *client) declare(f *flag.FlagSet) {
-	f.StringVar(&c.secretsFile, "secrets", secretsBeside(defaultOut), "the `file` that was made with the image")
+	f.StringVar(&c.secretsFile, "secrets", secretsBeside(boards[0].out), "the `file` that was made with the image")
+	f.BoolVar(&c.noSecrets, "no-secrets", false, "the image was made with --no-secrets")
 }
 
 // errOther means that somebody else answers, or that the secrets are of another image.
@@ -43,13 +46,17 @@ var errOther = errors.New("the device's certificate is not the one of the secret
 
 // open prepares the connection: TLS to exactly the certificate of the image.
 func (c *client) open() error {
-	s, err := readSecrets(c.secretsFile)
-	if err != nil {
-		return err
-	}
-	want, err := s.certificate()
-	if err != nil {
-		return err
+	var want []byte
+	password := ""
+	if !c.noSecrets {
+		s, err := readSecrets(c.secretsFile)
+		if err != nil {
+			return err
+		}
+		if want, err = s.certificate(); err != nil {
+			return err
+		}
+		password = s.Password
 	}
 	host, port := c.address, updatePort
 	if h, p, err := net.SplitHostPort(c.address); err == nil {
@@ -60,11 +67,14 @@ func (c *client) open() error {
 	if err != nil {
 		return err
 	}
-	c.http = &http.Client{Jar: jar, Transport: &authorized{s.Password, &http.Transport{
-		TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 10 * time.Second,
+	c.http = &http.Client{Jar: jar, Transport: &authorized{password, &http.Transport{
+		TLSHandshakeTimeout: 30 * time.Second, ExpectContinueTimeout: 10 * time.Second, IdleConnTimeout: 10 * time.Second,
 		TLSClientConfig: &tls.Config{
 			InsecureSkipVerify: true, // the certificate is compared as a whole below
 			VerifyConnection: func(cs tls.ConnectionState) error {
+				if c.noSecrets { // what is sent is public and signed, what is read is not believed
+					return nil
+				}
 				if len(cs.PeerCertificates) == 0 || subtle.ConstantTimeCompare(cs.PeerCertificates[0].Raw, want) != 1 {
 					return errOther
 				}
@@ -82,8 +92,10 @@ type authorized struct {
 }
 
 func (a *authorized) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.SetBasicAuth("gokrazy", a.password)
+	if a.password != "" {
+		r = r.Clone(r.Context())
+		r.SetBasicAuth(device.User, a.password)
+	}
 	return a.next.RoundTrip(r)
 }
 
@@ -111,7 +123,7 @@ func (c *client) call(ctx context.Context, method, path string, form url.Values)
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s /%s: %s: %s", method, path, res.Status, bytes.TrimSpace(text))
+		err = &statusError{method, path, res.Status, string(text)}
 	}
 	return text, err
 }
@@ -195,6 +207,16 @@ func (c *client) pair(ctx context.Context, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pairWait)
 	defer cancel()
+	switch s, err := c.ours(ctx); {
+	case err != nil:
+		return err
+	case s != nil:
+		text, err := c.call(ctx, http.MethodPost, "v1/pair", nil)
+		if err == nil {
+			_, err = out.Write(text)
+		}
+		return err
+	}
 	// First, so that the log comes over a connection that is there: what it has must be seen
 	// before it counts as silent.
 	if _, err := c.overview(ctx); err != nil {
@@ -302,6 +324,15 @@ func (c *client) update(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.image, err)
 	}
+	if err := c.open(); err != nil {
+		return err
+	}
+	switch s, err := c.ours(ctx); {
+	case err != nil:
+		return err
+	case s != nil:
+		return errors.New("this device takes signed updates only: piimage sign, then piimage update --bundle FILE")
+	}
 	before, t, err := c.target(ctx, out)
 	if err != nil {
 		return err
@@ -342,6 +373,15 @@ func (c *client) update(ctx context.Context, out io.Writer) error {
 
 // switchBack takes the slot that does not run: the version before the last update.
 func (c *client) switchBack(ctx context.Context, out io.Writer) error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	switch s, err := c.ours(ctx); {
+	case err != nil:
+		return err
+	case s != nil:
+		return c.backSigned(ctx, out, s)
+	}
 	before, t, err := c.target(ctx, out)
 	if err != nil {
 		return err

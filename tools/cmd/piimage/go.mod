@@ -17,6 +17,7 @@ require (
 	github.com/gokrazy/rpi-eeprom v0.0.0-20260518070910-95f7328a8228
 	github.com/gokrazy/tools v0.0.0-20260109180632-8ed49b4fafc7
 	github.com/gokrazy/updater v0.0.0-20260620140544-0a84d8ab3878
+	golang.org/x/sys v0.33.0
 )
 
 require (
@@ -44,5 +45,4 @@ require (
 	golang.org/x/net v0.38.0 // indirect
 	golang.org/x/oauth2 v0.27.0 // indirect
 	golang.org/x/sync v0.14.0 // indirect
-	golang.org/x/sys v0.33.0 // indirect
 )

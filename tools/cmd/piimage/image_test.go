@@ -26,14 +26,6 @@ import (
 	"github.com/cloudrest/cloudrest/tools/cmd/piimage/bootpart"
 )
 
-func TestMain(m *testing.M) {
-	// build starts its own program as gok: here, that is this test.
-	if len(os.Args) > 1 && os.Args[1] == gokCommand {
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
-
 // buildImage makes an image.
 func buildImage(t *testing.T, version, out string, args ...string) {
 	t.Helper()
@@ -93,7 +85,8 @@ func (p *phone) do(method, path, body string, v any) error {
 		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
 	client := *p.http
-	client.Timeout = 20 * time.Second
+	// Not long: what is sent before the guest's network is there may be lost.
+	client.Timeout = 10 * time.Second
 	res, err := client.Do(req)
 	if err != nil {
 		return err
@@ -206,28 +199,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("with secrets of another image: exit %d, %s, want %q", code, out, errOther)
 	}
 
-	out, code := tool("pair", v.updateAddress(), "--secrets", secretsFile)
-	m := invitation.FindStringSubmatch(out)
-	if code != exitOK || m == nil {
-		t.Fatalf("piimage pair: exit %d, no invitation in:\n%s", code, out)
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(m[2])
-	if err != nil {
-		t.Fatal(err)
-	}
-	pin = fmt.Sprintf("%x", raw)
-	p.http.CloseIdleConnections()
-	var paired struct{ Token string }
-	body, _ := json.Marshal(map[string]string{"name": "test", "secret": m[3]})
-	if err := p.do("POST", "/.cloudrest/v1/pair", string(body), &paired); err != nil || paired.Token == "" {
-		t.Fatalf("pair: %v, token %q", err, paired.Token)
-	}
-	p.token = paired.Token
-	var zones any
-	if err := p.do("GET", "/zones", "", &zones); err != nil {
-		t.Fatalf("the service after pairing: %v", err)
-	}
-
+	pin = p.pair(t, secretsFile)
 	seen := p.writeUntilPowerCut(t)
 	v.on()
 	again := p.up(t)
@@ -242,7 +214,7 @@ func TestImage(t *testing.T) {
 	next := filepath.Join(dir, "v2.img")
 	buildImage(t, "v2.0.0", next, "--board", "vm")
 	begin = time.Now()
-	out, code = tool("update", v.updateAddress(), "--secrets", secretsFile, "--image", next)
+	out, code := tool("update", v.updateAddress(), "--secrets", secretsFile, "--image", next)
 	t.Logf("update took %.0f s in emulation\n%s", time.Since(begin).Seconds(), out)
 	if code != exitOK {
 		t.Fatalf("piimage update: exit %d", code)
@@ -289,9 +261,34 @@ func TestImage(t *testing.T) {
 	p.sameEvents(t, seen)
 }
 
+// pair has the owner's tool print an invitation and uses it. It returns the pin in it.
+func (p *phone) pair(t *testing.T, secretsFile string) (pin string) {
+	t.Helper()
+	out, code := tool("pair", p.vm.updateAddress(), "--secrets", secretsFile)
+	m := invitation.FindStringSubmatch(out)
+	if code != exitOK || m == nil {
+		t.Fatalf("piimage pair: exit %d, no invitation in:\n%s", code, out)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(m[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paired struct{ Token string }
+	body, _ := json.Marshal(map[string]string{"name": "test", "secret": m[3]})
+	if err := p.do("POST", "/.cloudrest/v1/pair", string(body), &paired); err != nil || paired.Token == "" {
+		t.Fatalf("pair: %v, token %q", err, paired.Token)
+	}
+	p.http.CloseIdleConnections() // the next one is to meet the pin
+	p.token = paired.Token
+	if err := p.do("GET", "/zones", "", nil); err != nil {
+		t.Fatalf("the service after pairing: %v", err)
+	}
+	return fmt.Sprintf("%x", raw)
+}
+
 func needTools(t *testing.T) {
 	t.Helper()
-	for _, tool := range []string{qemu, "mkfs.ext4"} {
+	for _, tool := range []string{qemu, qemuARM, "mkfs.ext4", "mformat"} {
 		if _, err := findTool(tool, ""); err != nil {
 			t.Skipf("%s is not installed (tools/deps.sh image)", tool)
 		}
@@ -397,7 +394,7 @@ func (p *phone) sameEvents(t *testing.T, want []event) {
 }
 
 // broken is a service that ends at once.
-func broken(t *testing.T) string {
+func broken(t *testing.T, env ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "broken")
@@ -405,7 +402,7 @@ func broken(t *testing.T) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "build", "-o", program, source)
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
+	cmd.Env = append(append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0"), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -1,6 +1,7 @@
-// Command piimage makes an SD card image for the Raspberry Pi with gokrazy: a read-only
-// root file system with the gateway and the maker's service, no shell, no ssh, two slots
-// for updates. It also updates such a device over the LAN. README.md tells the rest.
+// Command piimage makes an SD card image for the Raspberry Pi: with gokrazy a read-only
+// root file system with the gateway and the maker's service, for the first models (ARMv6)
+// the same as one initial RAM file system; no shell, no ssh, two slots for updates. It also
+// updates such a device over the LAN. README.md tells the rest.
 package main
 
 import (
@@ -9,22 +10,26 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
-
-	"github.com/gokrazy/tools/gok"
 )
 
-const usage = `Makes an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W, and updates devices that
-were made with it.
+const usage = `Makes an SD card image for a Raspberry Pi, with the gateway and a maker's service, and
+updates devices that were made with it.
 
-  piimage build                             images/cloudrest-pi.img, with the sample service
-  piimage build --origin-binary ./myservice --relay wss://relay.example
+  piimage build                             images/cloudrest-pi.img: Raspberry Pi 3, 4, 5, Zero 2 W
+  piimage build --board zero-w              images/cloudrest-pi-zero-w.img: Zero W, Zero, 1 B+ (ARMv6)
+  piimage build --origin-binary ./myservice --relay wss://relay.example --update-key pub.pem
   piimage pair garden.local                 a QR code that pairs the first phone
-  piimage update garden.local --image new.img
+  piimage sign --key key.pem --image new.img   an update that the devices with pub.pem take: new.update
+  piimage update garden.local --bundle new.update
+  piimage update garden.local --image new.img  for devices that were built without --update-key
   piimage switch-back garden.local          the version before the last update
+  piimage state garden.local                which version runs, and what it would take
+  piimage log garden.local                  what a program printed last (--update-key, zero-w)
 
 "piimage COMMAND --help" lists the options.
 `
@@ -35,10 +40,6 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 )
-
-// gokCommand is how piimage starts itself as gok, gokrazy's builder, which changes the
-// working directory and ends the process at will.
-const gokCommand = "gok"
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -55,13 +56,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	device := false // takes the address of a device
 	var o options
 	var c client
+	var s signer
+	program := ""
 	switch command {
-	case gokCommand:
-		if err := (gok.Context{Args: args}).Execute(ctx); err != nil {
-			fmt.Fprintln(stderr, err)
-			return exitFailed
-		}
-		return exitOK
 	case "build":
 		o.declare(f)
 		do = func() error { return o.build(ctx, stdout) }
@@ -72,10 +69,28 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "update":
 		device = true
 		c.declare(f)
-		f.StringVar(&c.image, "image", defaultOut, "the new image, `file`")
+		f.StringVar(&c.image, "image", boards[0].out, "the new image, `file`")
 		f.BoolVar(&c.kernel, "with-kernel", false, "update the boot partition too: kernel and firmware. It has no second slot: "+
 			"a power cut while it is written needs the SD card to be written anew")
-		do = func() error { return c.update(ctx, stdout) }
+		f.StringVar(&c.bundle, "bundle", "", "a signed update that piimage sign made, `file`, instead of --image")
+		do = func() error {
+			if c.bundle != "" {
+				return c.updateSigned(ctx, stdout)
+			}
+			return c.update(ctx, stdout)
+		}
+	case "sign":
+		s.declare(f)
+		do = func() error { return s.sign(stdout) }
+	case "state":
+		device = true
+		c.declare(f)
+		do = func() error { return c.showState(ctx, stdout) }
+	case "log":
+		device = true
+		c.declare(f)
+		f.StringVar(&program, "program", "cloudrestd", "cloudrestd, origin, ntp or \"dhcp usb0\"; `name`")
+		do = func() error { return c.showLog(ctx, stdout, url.QueryEscape(program)) }
 	case "switch-back":
 		device = true
 		c.declare(f)

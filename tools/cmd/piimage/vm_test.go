@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tools/cmd/piimage/bootpart"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/zerodisk"
 )
 
 // vm is a computer that runs an image in QEMU. Like the Raspberry Pi's firmware, it takes
@@ -34,12 +36,15 @@ type vm struct {
 
 // machine is what QEMU emulates.
 type machine struct {
+	qemu           string // the program
+	zero           bool   // what boots is in config.txt
 	args           []string
 	drive, network string // devices: the disk (empty: an SD card), the network card
 	cmdline        string // what the emulation needs besides the command line of the image
 }
 
 var virt = machine{
+	qemu:    qemu,
 	args:    []string{"-machine", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "512"},
 	drive:   "virtio-blk-pci,drive=d0",
 	network: "virtio-net-pci,netdev=n0,romfile=",
@@ -48,13 +53,77 @@ var virt = machine{
 // pi3 is a Raspberry Pi 3 with a USB network adapter. Its watchdog restarts QEMU at once.
 func pi3(dtb string) machine {
 	return machine{
+		qemu:    qemu,
 		args:    []string{"-machine", "raspi3b", "-dtb", dtb, "-serial", "null"},
 		network: "usb-net,netdev=n0",
 		cmdline: " initcall_blacklist=bcm2835_wdt_driver_init console=ttyAMA1,115200",
 	}
 }
 
-const qemu = "qemu-system-aarch64"
+// pi0 is a Raspberry Pi Zero W with a USB network adapter. QEMU has no power domains.
+var pi0 = machine{
+	qemu:    qemuARM,
+	zero:    true,
+	args:    []string{"-machine", "raspi0"},
+	network: "usb-net,netdev=n0",
+	cmdline: " " + zerodisk.NoWatchdog + " console=ttyAMA0,115200 initcall_blacklist=bcm2835_power_driver_init,raspberrypi_power_driver_init",
+}
+
+const (
+	qemu    = "qemu-system-aarch64"
+	qemuARM = "qemu-system-arm"
+)
+
+// firmware does what that of a Raspberry Pi does before the kernel starts: it reads the
+// boot partition. It returns arguments for QEMU and the kernel's command line.
+func (m machine) firmware(f *os.File, dir string) (args []string, cmdline string, err error) {
+	start, size := int64(bootpart.BootStart), int64(bootpart.BootSize)
+	kernel, initrd, lines := "vmlinuz", "", bootpart.Cmdline
+	if m.zero {
+		start, size = zerodisk.BootStart, zerodisk.BootSize
+		if kernel, initrd, lines, err = zerodisk.Booted(io.NewSectionReader(f, start, size)); err != nil {
+			return nil, "", err
+		}
+	}
+	boot := io.NewSectionReader(f, start, size)
+	take := func(flag, name, dos string) error {
+		offset, size, err := bootpart.File(boot, dos)
+		if err != nil {
+			return err
+		}
+		to, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		args = append(args, flag, to.Name())
+		_, err = io.Copy(to, io.NewSectionReader(boot, offset, size))
+		return err
+	}
+	if err := take("-kernel", "kernel", kernel); err != nil {
+		return nil, "", err
+	}
+	if initrd != "" {
+		if err := take("-initrd", "initrd", initrd); err != nil {
+			return nil, "", err
+		}
+	}
+	if m.zero {
+		// Its name is a long one: 8.3 is what FAT made of the third one with this beginning.
+		if err := take("-dtb", "dtb", "BCM283~3.DTB"); err != nil {
+			return nil, "", err
+		}
+	}
+	offset, n, err := bootpart.File(boot, lines)
+	if err != nil {
+		return nil, "", err
+	}
+	line := make([]byte, n)
+	if _, err := boot.ReadAt(line, offset); err != nil {
+		return nil, "", err
+	}
+	return args, strings.TrimSpace(string(line)), nil
+}
 
 func newVM(t *testing.T, m machine, image string) *vm {
 	v := &vm{t: t, machine: m, image: image, https: freePort(t), update: freePort(t)}
@@ -95,29 +164,25 @@ func (v *vm) start() error {
 		return err
 	}
 	defer f.Close()
-	boot := io.NewSectionReader(f, bootpart.BootStart, bootpart.BootSize)
-	cmdline, err := bootpart.ReadCmdline(boot)
+	args, cmdline, err := v.machine.firmware(f, v.t.TempDir())
 	if err != nil {
-		return err
-	}
-	offset, size, err := bootpart.File(boot, "vmlinuz")
-	if err != nil {
-		return err
-	}
-	kernel, err := os.Create(filepath.Join(v.t.TempDir(), "vmlinuz"))
-	if err != nil {
-		return err
-	}
-	defer kernel.Close()
-	if _, err := io.Copy(kernel, io.NewSectionReader(boot, offset, size)); err != nil {
 		return err
 	}
 	v.starts++
 	fmt.Fprintf(&v.console, "\n== start %d: %s\n", v.starts, cmdline)
-	cmd := exec.Command(qemu, v.machine.args...)
-	cmd.Args = append(cmd.Args, "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel.Name(), "-append", cmdline+v.machine.cmdline,
-		"-netdev", fmt.Sprintf("user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:%d-:443,hostfwd=tcp:127.0.0.1:%d-:%s", v.https, v.update, updatePort),
+	cmd := exec.Command(v.machine.qemu, append(args, v.machine.args...)...)
+	cmd.Args = append(cmd.Args, "-display", "none", "-serial", "stdio", "-no-reboot", "-append", cmdline+v.machine.cmdline,
 		"-device", v.machine.network)
+	forwards := []string{fmt.Sprintf("tcp:127.0.0.1:%d-:443", v.https), fmt.Sprintf("tcp:127.0.0.1:%d-:%s", v.update, updatePort)}
+	monitor := ""
+	if v.machine.zero {
+		// A packet that comes while the guest sets QEMU's USB network adapter up now and then
+		// leaves the adapter deaf: nobody gets in before the guest is ready.
+		monitor = filepath.Join(v.t.TempDir(), "monitor")
+		cmd.Args = append(cmd.Args, "-netdev", "user,id=n0,restrict=on", "-monitor", "unix:"+monitor+",server,nowait")
+	} else {
+		cmd.Args = append(cmd.Args, "-netdev", "user,id=n0,restrict=on,hostfwd="+strings.Join(forwards, ",hostfwd="))
+	}
 	if v.machine.drive != "" {
 		cmd.Args = append(cmd.Args, "-drive", "if=none,id=d0,format=raw,file="+v.image, "-device", v.machine.drive)
 	} else {
@@ -130,6 +195,9 @@ func (v *vm) start() error {
 	}
 	off := make(chan struct{})
 	v.cmd, v.off = cmd, off
+	if monitor != "" {
+		go v.letIn(off, v.console.Len(), monitor, forwards)
+	}
 	go func() {
 		defer close(off)
 		cmd.Wait()
@@ -144,6 +212,33 @@ func (v *vm) start() error {
 		}
 	}()
 	return nil
+}
+
+// letIn opens the ports once the console says, after its byte begin, that the guest has an
+// address and answers.
+func (v *vm) letIn(off chan struct{}, begin int, monitor string, forwards []string) {
+	ready := func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		said := v.console.Bytes()[begin:]
+		return bytes.Contains(said, []byte("DHCPACK")) && bytes.Contains(said, []byte("the gateway is ready"))
+	}
+	for !ready() {
+		select {
+		case <-off:
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	c, err := net.Dial("unix", monitor)
+	if err != nil {
+		return // it is off by now
+	}
+	defer c.Close()
+	for _, f := range forwards {
+		fmt.Fprintf(c, "hostfwd_add n0 %s\n", f)
+	}
+	<-off
 }
 
 type locked struct {
