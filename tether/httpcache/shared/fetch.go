@@ -22,7 +22,7 @@ type mode uint8
 
 const (
 	passing   mode = iota // to the client, and perhaps into the store
-	holding               // kept back until its ETag is known
+	holding               // kept back until its ETag is known, or others know of the write
 	confirmed             // a 304 to our own question
 	swallowed             // a failure, in whose place a stale answer is used
 	muted                 // into the store only: the client got a 304
@@ -39,6 +39,7 @@ type recorder struct {
 	own        http.Header // fields that must not reach the client yet; nil: w's are used
 	validating bool        // own preconditions went to the origin
 	isWrite    bool
+	told       bool          // of the write
 	sent, came time.Duration // the request, and the head of its answer
 	old        bool          // the answer was not fresh any more then
 
@@ -134,8 +135,11 @@ func (x *recorder) WriteHeader(status int) {
 		}
 	}
 	switch {
+	case x.isWrite && x.waits(status, h):
+		x.mode = holding
+		return
 	case x.isWrite:
-		x.q.wrote(x, status, h)
+		x.tell()
 	case x.validating && status == http.StatusNotModified:
 		x.mode = confirmed
 		return
@@ -181,6 +185,29 @@ func (x *recorder) instead(e *entry, status int) bool {
 		return false
 	}
 	return late < e.failing() && e.sie > 0 || x.q.control.Has(httpcache.HasStaleIfError) && late < time.Duration(x.q.control.StaleIfError)*time.Second
+}
+
+// heldMax is up to how many bytes the answer to a write is kept back.
+const heldMax = 64 << 10
+
+// waits reports whether the answer to a write is kept back until next has returned: to tell
+// others of the write may take its time, and by then what next holds for it is free again,
+// such as its place in the origin.
+func (x *recorder) waits(status int, h http.Header) bool {
+	return x.q.c.conf.Changed != nil && httpcache.Changes(status) && x.declared <= heldMax && len(h["Trailer"]) == 0
+}
+
+// tell makes stale what a write has changed, once.
+func (x *recorder) tell() {
+	if x.told {
+		return
+	}
+	x.told = true
+	if x.status == 0 { // who knows what it did
+		x.q.wrote(x, http.StatusBadGateway, nil)
+		return
+	}
+	x.q.wrote(x, x.status, x.Header())
 }
 
 // tags reports whether an answer gets an ETag here: it is small, has no validator, and may
@@ -438,7 +465,11 @@ func (x *recorder) Write(b []byte) (int, error) {
 	case confirmed, swallowed:
 		return len(b), nil
 	case holding:
-		if len(x.buf)+len(b) <= x.q.c.conf.TagMax && x.keep(b) {
+		most := x.q.c.conf.TagMax
+		if x.isWrite {
+			most = heldMax
+		}
+		if len(x.buf)+len(b) <= most && x.keep(b) {
 			return len(b), nil
 		}
 		if err := x.letGo(); err != nil {
@@ -456,6 +487,9 @@ func (x *recorder) Write(b []byte) (int, error) {
 
 // letGo gives up holding: the head and what is there of the body go to the client.
 func (x *recorder) letGo() error {
+	if x.isWrite {
+		x.tell()
+	}
 	held := x.buf
 	x.release()
 	if x.pending == nil {
@@ -532,7 +566,7 @@ func (x *recorder) finish(err error) error {
 	q := x.q
 	if err != nil {
 		if x.isWrite {
-			q.wrote(x, http.StatusBadGateway, nil) // who knows what it did
+			x.tell()
 			return err
 		}
 		if x.status != 0 || x.stale == nil || !x.instead(x.stale, 0) {
@@ -549,7 +583,11 @@ func (x *recorder) finish(err error) error {
 	case confirmed:
 		return x.confirm()
 	case holding:
-		if err := x.tagged(); err != nil {
+		let := x.tagged
+		if x.isWrite {
+			let = x.letGo
+		}
+		if err := let(); err != nil {
 			return nil // the client is gone
 		}
 	}

@@ -459,6 +459,78 @@ func TestWriteIsReleasedLast(t *testing.T) {
 	})
 }
 
+// To tell others of a write takes its time: whoever answered it is done by then, unless the
+// answer is long, comes in pieces, or breaks off.
+func TestOriginIsDoneBeforeOthersAreTold(t *testing.T) {
+	whole := func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusCreated)
+		w.Write([]byte("bo"))
+		w.Write([]byte("dy"))
+	}
+	for _, c := range []struct {
+		name   string
+		origin func(w http.ResponseWriter, r *http.Request)
+		body   string
+		want   string
+	}{
+		{"a small answer", whole, "body", "origin done|told|head 201"},
+		{"no body", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) }, "", "origin done|told|head 204"},
+		{"not even a head", func(w http.ResponseWriter, r *http.Request) {}, "", "origin done|told|head 200"},
+		{"no change", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(403) }, "", "head 403|origin done"},
+		{"long, as it says", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(heldMax+1))
+			w.Write(make([]byte, heldMax+1))
+		}, strings.Repeat("\x00", heldMax+1), "told|head 200|origin done"},
+		{"long", func(w http.ResponseWriter, r *http.Request) {
+			w.Write(make([]byte, heldMax))
+			w.Write([]byte("x"))
+		}, strings.Repeat("\x00", heldMax) + "x", "told|head 200|origin done"},
+		{"in pieces", func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("a"))
+			w.(http.Flusher).Flush()
+			w.Write([]byte("b"))
+		}, "ab", "told|head 200|origin done"},
+		{"with trailers", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Trailer", "Sum")
+			w.Write([]byte("a"))
+			w.Header().Set("Sum", "1")
+		}, "a", "told|head 200|origin done"},
+		{"broken off", func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("half"))
+			panic(http.ErrAbortHandler)
+		}, "half", "origin done|told|head 200"},
+	} {
+		bubble(t, func(t *testing.T) {
+			var log []string
+			conf := Gateway()
+			conf.Changed = func(context.Context, string, []string, bool) { log = append(log, "told") }
+			g := newRig(t, conf)
+			g.origin = func(w http.ResponseWriter, r *http.Request) {
+				defer func() { log = append(log, "origin done") }()
+				c.origin(w, r)
+			}
+			w := &order{ResponseRecorder: httptest.NewRecorder(), log: &log}
+			func() {
+				defer func() {
+					if v := recover(); (v != nil) != (c.name == "broken off") {
+						t.Errorf("%s: panic %v", c.name, v)
+					}
+				}()
+				if err := g.serve(w, "POST /x"); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			if w.Body.String() != c.body {
+				t.Errorf("%s: %d bytes came through, want %d", c.name, w.Body.Len(), len(c.body))
+			}
+			if got := strings.Join(log, "|"); got != c.want {
+				t.Errorf("%s: %s, want %s", c.name, got, c.want)
+			}
+			g.c.audit(t)
+		})
+	}
+}
+
 type order struct {
 	*httptest.ResponseRecorder
 	log *[]string

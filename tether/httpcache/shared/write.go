@@ -29,16 +29,13 @@ func (c *Cache) write(w http.ResponseWriter, r *http.Request, t Target, next Nex
 	*x = recorder{query: *q, w: w, isWrite: true, sent: c.now()}
 	x.q = &x.query
 	defer func() {
-		if x.status == 0 { // a panic, or an error that finish has not seen
-			x.q.wrote(x, http.StatusBadGateway, nil)
+		if x.mode == holding { // a panic: what is there of the answer goes before the connection ends
+			_ = x.letGo()
 		}
+		x.tell()
 		x.end()
 	}()
-	err := x.finish(next(x, q.r))
-	if err != nil {
-		x.status = http.StatusBadGateway // finish has seen to it
-	}
-	return err
+	return x.finish(next(x, q.r))
 }
 
 // wrote makes stale what a write has changed, before its answer is released.
