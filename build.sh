@@ -4,6 +4,8 @@
 #   ./build.sh                     everything, into dist/, with dist/SHA256SUMS
 #   ./build.sh --only mipsle       only names that match: a target, a program, or a pattern
 #   ./build.sh --only '*.ipk'      only these packages, and the programs in them
+#   ./build.sh --only img          only the images for SD cards of a Raspberry Pi (tools/cmd/piimage/README.md)
+#   ./build.sh --no-images         everything but these, which need 220 MB from the network the first time
 #   ./build.sh --host              for this machine only, all programs, into bin/
 #   ./build.sh --list              print the names and stop
 #   ./build.sh --profile full      cloudrestd for MIPS with HTTP/2 on the LAN, and faster; the default (router) is
@@ -11,7 +13,8 @@
 #   ./build.sh --profile tiny      for the smallest flash: slower TLS, too
 #   ./build.sh --tags A,B          Go build tags (openwrt/README.md lists ours with their sizes)
 #   ./build.sh --best              for a release: .ipk files 6 % smaller, 20 s longer each (zopfli)
-#   ./build.sh --key FILE          sign dist/manifest.json: openssl genpkey -algorithm ed25519
+#   ./build.sh --key FILE          sign dist/manifest.json: openssl genpkey -algorithm ed25519; with it, devices
+#                                  that run an image take updates, and only those signed with this key
 #
 # The same commit and the same Go give the same bytes. VERSION=v1.2.3 names the version
 # instead of git; SOURCE_DATE_EPOCH the time.
@@ -50,7 +53,12 @@ for p in cloudrestd cloudrelay cloudrest; do
 done
 for a in armv7 arm64 amd64; do
 	echo "cloudrelay_$a.oci.tar cloudrelay-linux-$a"
+	echo "cloudrestd_$a.oci.tar cloudrestd-linux-$a"
 done)"
+
+# image, the board that it is for
+images='cloudrest-pi-arm64.img.xz pi
+cloudrest-pi-zero-w.img.xz zero-w'
 
 # The gateway shares 16 MB of flash with OpenWrt, which keeps it compressed with xz.
 gate_name=cloudrestd-linux-mipsle
@@ -62,10 +70,11 @@ gate_ipk=3300000
 tiny_bytes=8600000
 tiny_xz=1800000
 
-usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,20s/^# \{0,1\}//p' "$0"; }
 
 only=
 mode=dist
+with_images=yes
 profile=router
 tags=
 key=
@@ -100,6 +109,7 @@ while [ $# -gt 0 ]; do
 		key=$(realpath -- "$2")
 		shift
 		;;
+	--no-images) with_images=no ;;
 	--host) mode=host ;;
 	--memory) mode=memory ;;
 	--list) mode=list ;;
@@ -247,12 +257,17 @@ names=$(printf '%s\n' "$programs" | while read -r program package without; do
 		[ $wanted = no ] || echo "$program-$target $package $arch $variant"
 	done
 done)
-if [ -z "$names$packing" ]; then
+# Images take long: whoever asks for arm64 programs does not mean them.
+case $only in '' | *img* | *cloudrest-pi*) ;; *) with_images=no ;; esac
+imaging=$([ $with_images = no ] || printf '%s\n' "$images" | while read -r image board; do
+	if match "$image"; then echo "$image $board"; fi
+done)
+if [ -z "$names$packing$imaging" ]; then
 	echo "build: --only \"$only\" matches nothing; ./build.sh --list prints the names" >&2
 	exit 2
 fi
 if [ $mode = list ]; then
-	printf '%s\n' "$names" "$packing" | sed '/^$/d' | cut -d ' ' -f 1
+	printf '%s\n' "$names" "$packing" "$imaging" | sed '/^$/d' | cut -d ' ' -f 1
 	exit 0
 fi
 
@@ -275,6 +290,40 @@ while read -r name package arch variant; do
 	[ "$name" != $gate_name ] || gate "$size"
 done <dist/.names
 rm dist/.names
+
+# image makes dist/$1 for a board: without any password, so that it may be published.
+# What cannot be made here stops nothing else.
+image() { # image, board
+	name=${1%.img.xz}
+	begin=$(date +%s)
+	temporary=dist/.image # beside the result: images are large
+	rm -rf "$temporary"
+	mkdir "$temporary"
+	set -- "$1" build --board "$2" --no-secrets --out "$temporary/$name.img"
+	[ -z "$key" ] || set -- "$@" --sign-key "$key"
+	result=$1
+	shift
+	# Blocks, so that the number of processors does not show in the bytes.
+	if (cd tools/cmd/piimage && go build -o "../../../$temporary/piimage" .) &&
+		VERSION=$VERSION SOURCE_DATE_EPOCH=${seconds:-0} "$temporary/piimage" "$@" >"$temporary/log" &&
+		xz -3 -T2 --block-size=67108864 "$temporary/$name.img"; then
+		mv "$temporary/$name.img.xz" "$temporary/$name.cdx.json" dist/
+		[ ! -e "$temporary/$name.update" ] || mv "$temporary/$name.update" dist/
+		size=$(($(wc -c <"dist/$result")))
+		printf 'build: %-32s %5d.%d MB, took %d s\n' "$result" $((size / 1000000)) $((size / 100000 % 10)) $(($(date +%s) - begin))
+		[ -n "$key" ] || echo "build: $result takes no updates over the network: no --key was given"
+	else
+		cat "$temporary/log" 2>/dev/null
+		echo "build: $result is NOT made, see above; all else is (--no-images leaves images out)" >&2
+		failed=yes
+	fi
+	rm -rf "$temporary"
+}
+if [ -n "$imaging" ]; then
+	printf '%s\n' "$imaging" >dist/.images
+	while read -r result board; do image "$result" "$board" </dev/null; done <dist/.images
+	rm dist/.images
+fi
 
 # In one call, so that it is compiled once. What dist/ held before is described too.
 set -- -version "$VERSION" -commit "$commit" -time "${seconds:-0}" ${key:+-key "$key"} $best

@@ -60,6 +60,8 @@ const (
 
 	dhcpPackage = "github.com/gokrazy/gokrazy/cmd/dhcp"
 	ntpPackage  = "github.com/gokrazy/gokrazy/cmd/ntp"
+	// gokrazy's, for a kernel that has too few random numbers at its start.
+	randomPackage = "github.com/gokrazy/gokrazy/cmd/randomd"
 )
 
 // board is a kind of machine.
@@ -69,27 +71,30 @@ type board struct {
 	network                string
 	perm                   int64 // where the partition for state begins, in bytes
 	machine                elf.Machine
-	arch                   string // for Go
+	arch                   string // for people
+	env                    []string
 	kernel, firmware, prom string // modules of gokrazy; none: the image is our own
 	console                string // where the kernel and init write; no login anywhere
 }
 
 const zeroName = "zero-w"
 
+var arm64 = []string{"GOARCH=arm64", "GOARM64=v8.0"}
+
 var boards = []board{
 	{
 		name: "pi", says: "Raspberry Pi 3, 4, 5, Zero 2 W, CM3, CM4, CM5",
-		out: "images/cloudrest-pi.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64",
+		out: "images/cloudrest-pi.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64", env: arm64,
 		kernel: "github.com/gokrazy/kernel.rpi", firmware: "github.com/gokrazy/firmware", prom: "github.com/gokrazy/rpi-eeprom",
 		console: "disabled",
 	},
 	{
 		name: zeroName, says: "Raspberry Pi Zero W, Zero, 1 B+",
-		out: "images/cloudrest-pi-zero-w.img", size: "512M", perm: zerodisk.PermStart, machine: elf.EM_ARM, arch: "linux/arm with GOARM=6",
+		out: "images/cloudrest-pi-zero-w.img", size: "512M", perm: zerodisk.PermStart, machine: elf.EM_ARM, arch: "linux/arm with GOARM=6", env: []string{"GOARCH=arm", "GOARM=6"},
 	},
 	{
 		name: "vm", says: "qemu-system-aarch64 -machine virt",
-		out: "images/cloudrest-vm.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64",
+		out: "images/cloudrest-vm.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64", env: arm64,
 		kernel: "github.com/gokrazy/kernel.arm64", console: "ttyAMA0,115200",
 	},
 }
@@ -105,7 +110,7 @@ type options struct {
 	network                               string
 	trial                                 time.Duration
 	noSecrets                             bool
-	updateKey, kernelDeb                  string
+	updateKey, signKey, kernelDeb         string
 }
 
 type repeated []string
@@ -126,6 +131,7 @@ func (o *options) declare(f *flag.FlagSet) {
 	f.BoolVar(&o.noSecrets, "no-secrets", false, "put no password into the image, so that it may be published: whoever is on the LAN may offer an update, "+
 		"only a signed newer one is taken, and nobody can do more")
 	f.StringVar(&o.updateKey, "update-key", "", "PEM `file` with an Ed25519 public key: the device takes only updates that piimage sign signed with its other half")
+	f.StringVar(&o.signKey, "sign-key", "", "PEM `file` with the Ed25519 private key: build with its public half as --update-key, and make the signed update as piimage sign does")
 	f.StringVar(&o.kernelDeb, "kernel-deb", "", "for zero-w, Debian's kernel package as a `file`, instead of fetching it")
 	f.StringVar(&o.size, "size", "", "of the image (default: 2G, at least 1300M; for zero-w 512M, at least 200M); what the system does not need is for the state of the gateway and of the service")
 	f.StringVar(&o.relay, "relay", "", "relays, wss:// `URLs` with commas between; without, the device is on the LAN only")
@@ -189,6 +195,9 @@ func (o *options) validate() (board, int64, error) {
 	if o.kernelDeb != "" && b.name != zeroName {
 		bad("--kernel-deb is for --board " + zeroName)
 	}
+	if o.updateKey != "" && o.signKey != "" {
+		bad("--update-key and --sign-key exclude each other")
+	}
 	if o.noSecrets && o.secrets != "" {
 		bad("--no-secrets and --secrets exclude each other")
 	}
@@ -249,6 +258,7 @@ type job struct {
 	commit      string
 	secrets     *secrets // nil with --no-secrets
 	parts       []update.Part
+	others      []bomComponent // kernel and firmware
 	step        func(format string, args ...any)
 }
 
@@ -264,6 +274,23 @@ func (j *job) closed() bool { return len(j.info.UpdateKey) > 0 || j.secrets == n
 func (j *job) gatewayFlags() string {
 	return fmt.Sprintf("-s -w -buildid= -X %[1]s.version=%[2]s -X %[1]s.commit=%[3]s -X %[1]s.seconds=%[4]d",
 		mainModule+"/tether/buildinfo", j.info.Version, j.commit, j.info.Sequence)
+}
+
+// packages are those of the image's programs, by the folder of their module.
+func (j *job) packages(o *options) map[string][]string {
+	main, own := []string{gatewayPackage}, []string{dhcpPackage, ntpPackage}
+	if o.originBinary == "" {
+		main = append(main, samplePackage)
+	}
+	if j.board.kernel == "" {
+		own = append(own, zeroPackage)
+	} else {
+		own = append(own, "github.com/gokrazy/gokrazy", randomPackage, guardPackage)
+		if j.closed() {
+			own = append(own, adminPackage)
+		}
+	}
+	return map[string][]string{j.source: main, j.own: own}
 }
 
 // build makes the image. Its parts are put together in a temporary folder beside it.
@@ -308,6 +335,13 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 		}
 		j.info.UpdateKey = key
 	}
+	if o.signKey != "" {
+		key, err := readKey[ed25519.PrivateKey](o.signKey, x509.ParsePKCS8PrivateKey)
+		if err != nil {
+			return fmt.Errorf("read the key that signs: %w", err)
+		}
+		j.info.UpdateKey = key.Public().(ed25519.PublicKey)
+	}
 	secretsFile := ""
 	if !o.noSecrets {
 		secretsFile = cmpOr(o.secrets, secretsBeside(image))
@@ -323,8 +357,8 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 		j.info.Admin = &device.Admin{Password: j.secrets.Password, Certificate: j.secrets.Certificate, Key: j.secrets.Key}
 	}
 	switch {
-	case o.updateKey != "":
-		j.step("the device will take only updates that are signed with the key of %s", o.updateKey)
+	case len(j.info.UpdateKey) > 0:
+		j.step("the device will take only updates that are signed with the key of %s", o.updateKey+o.signKey)
 	case b.kernel == "" || o.noSecrets:
 		j.step("NO --update-key: this device will take no updates over the network; new versions need the SD card to be written anew")
 	default:
@@ -357,6 +391,9 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 	if err := os.WriteFile(manifestBeside(image), append(text, '\n'), 0o644); err != nil {
 		return err
 	}
+	if err := j.sbom(ctx, sbomBeside(image), j.packages(o), j.others); err != nil {
+		return err
+	}
 	mode := fs.FileMode(0o600) // the update password is in it
 	if o.noSecrets {
 		mode = 0o644
@@ -375,6 +412,11 @@ func (o *options) build(ctx context.Context, out io.Writer) error {
 	j.step("%s: %d bytes, of them %d on this disk", o.out, size, st.Blocks*blockSize)
 	for _, p := range j.parts {
 		j.step("an update sends %s: %d bytes", p.Name, p.Size)
+	}
+	if o.signKey != "" {
+		if err := (&signer{key: o.signKey, image: image}).sign(out); err != nil {
+			return err
+		}
 	}
 	if b.console == "" || b.name == "pi" {
 		fmt.Fprintf(out, "\nWrite it:       dd if=%s of=/dev/sdX bs=4M conv=fsync   (sdX: the SD card, all of it)\n", o.out)
@@ -450,7 +492,7 @@ func (o *options) gokrazy(ctx context.Context, j *job) error {
 		return err
 	}
 	// Offline from here on: what is not pinned is an error and not a newer version.
-	env := []string{"GOPROXY=off", "GOFLAGS=-mod=mod", "GOWORK=off", "GOARM64=v8.0", "TMPDIR=" + j.work,
+	env := []string{"GOPROXY=off", "GOFLAGS=-mod=mod", "GOWORK=off", arm64[1], "TMPDIR=" + j.work,
 		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(j.info.Sequence, 10), "PIIMAGE_WORK=" + j.work}
 	if err := command(ctx, j.work, env, builder, "--parent_dir", j.work, "-i", instanceName, "overwrite",
 		"--full", j.image, "--target_storage_bytes", strconv.FormatInt(j.size, 10)); err != nil {
@@ -461,6 +503,9 @@ func (o *options) gokrazy(ctx context.Context, j *job) error {
 		return fmt.Errorf("gokrazy's builder made no image: %w", err)
 	}
 	defer f.Close()
+	if j.others, err = moduleComponents(ctx, j.own, j.board.kernel, j.board.firmware, j.board.prom); err != nil {
+		return err
+	}
 	size, err := rootSize(f)
 	if err != nil {
 		return fmt.Errorf("look at the image that gokrazy's builder made: %w", err)
@@ -523,7 +568,7 @@ func (o *options) instance(j *job) error {
 		Environment:     []string{"GOOS=linux", "GOARCH=arm64"},
 		PackageConfig:   programs,
 		SerialConsole:   j.board.console,
-		GokrazyPackages: []string{dhcpPackage, ntpPackage, "github.com/gokrazy/gokrazy/cmd/randomd"},
+		GokrazyPackages: []string{dhcpPackage, ntpPackage, randomPackage},
 		KernelPackage:   j.board.kernel, FirmwarePackage: j.board.firmware, EEPROMPackage: j.board.prom,
 		// gokrazy's testboot puts its flag in front of the newline, which this version of gok
 		// leaves out.

@@ -271,7 +271,7 @@ func (v *vm) url(path string) string {
 func (v *vm) updateAddress() string { return "127.0.0.1:" + strconv.Itoa(v.update) }
 
 // patience bounds waits for what must happen; an emulated computer on a busy machine is slow.
-const patience = 5 * time.Minute
+const patience = 10 * time.Minute
 
 func eventually(t *testing.T, what string, ok func() error) {
 	t.Helper()

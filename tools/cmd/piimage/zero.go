@@ -113,6 +113,11 @@ func (o *options) zero(ctx context.Context, j *job) error {
 	for _, name := range []string{zerodisk.Kernel, zerodisk.Initrd} {
 		j.part(name, parts[name])
 	}
+	if j.others, err = moduleComponents(ctx, j.own, "github.com/gokrazy/firmware"); err != nil {
+		return err
+	}
+	j.others = append(j.others, bomComponent{"operating-system", zeroKernel.name, zeroKernel.version,
+		fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", zeroKernel.name, zeroKernel.version, zeroKernel.arch)})
 	return nil
 }
 
