@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cloudrest/cloudrest/board"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/qrcode"
@@ -23,6 +24,16 @@ const eventReset = "factory_reset"
 
 // openPairing reads who is paired.
 func (g *Gateway) openPairing(fresh bool) (err error) {
+	var qr func(string) []byte
+	if features.Page {
+		qr = func(text string) []byte {
+			svg, err := qrcode.SVG(text)
+			if err != nil {
+				g.log.Error("draw a QR code", "err", err)
+			}
+			return svg
+		}
+	}
 	g.pairing, err = pairing.New(pairing.Config{
 		Store: g.store.Bucket("pairing"), Sync: g.store.Sync,
 		Generation: g.generation, Fresh: fresh,
@@ -32,14 +43,8 @@ func (g *Gateway) openPairing(fresh bool) (err error) {
 		Label:    g.label,
 		OnEvent:  g.securityEvent,
 		OnWindow: g.pairingWindow,
-		QR: func(text string) []byte {
-			svg, err := qrcode.SVG(text)
-			if err != nil {
-				g.log.Error("draw a QR code", "err", err)
-			}
-			return svg
-		},
-		Logger: g.log,
+		QR:       qr,
+		Logger:   g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the pairings: %w", err)

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cloudrest/cloudrest/firmware/discovery/lan"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
 	"github.com/cloudrest/cloudrest/firmware/internal/provision"
 	"github.com/cloudrest/cloudrest/tether/buildinfo"
@@ -91,7 +92,7 @@ func (g *Gateway) openFactory() {
 
 // chain is the factory certificate for the tether's HELLO; nil: none.
 func (g *Gateway) chain() [][]byte {
-	if g.certs == nil {
+	if !features.Provision || g.certs == nil {
 		return nil
 	}
 	return g.certs.Chain()

@@ -66,8 +66,8 @@ func TestNewAddress(t *testing.T) {
 	if n, err := resp.Body.Read(b); string(b[:n]) != "two" {
 		t.Errorf("after: %q, %v", b[:n], err)
 	}
-	if r.Fingerprint() != pin || r.announcement().Fingerprint != pin {
-		t.Errorf("the pin is %s, announced %s, want %s as before", r.Fingerprint(), r.announcement().Fingerprint, pin)
+	if r.Fingerprint() != pin || r.announcedPin() != pin {
+		t.Errorf("the pin is %s, announced %s, want %s as before", r.Fingerprint(), r.announcedPin(), pin)
 	}
 	pinned := &http.Transport{TLSClientConfig: trust.Client(pin)}
 	defer pinned.CloseIdleConnections()

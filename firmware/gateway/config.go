@@ -14,6 +14,7 @@ import (
 
 	"github.com/cloudrest/cloudrest/board"
 	"github.com/cloudrest/cloudrest/firmware/internal/cache"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/httpcache"
@@ -122,7 +123,7 @@ func Default() Config {
 		Access:       AccessPaired,
 		StateDir:     "/var/lib/cloudrest",
 		UDPDiscovery: true, UDPPort: tether.DiscoveryPort, UDPAnswerPort: tether.AnswerPort,
-		MDNS:              true,
+		MDNS:              features.MDNS,
 		FIFO:              "/run/cloudrest/notify",
 		OriginConcurrency: 4,
 		OriginQueue:       64,
@@ -148,6 +149,9 @@ func (c *Config) fill() {
 	setDefault(&c.UDPAnswerPort, d.UDPAnswerPort)
 	setDefault(&c.OriginConcurrency, d.OriginConcurrency)
 	setDefault(&c.OriginQueue, d.OriginQueue)
+	if !features.Cache {
+		setDefault(&c.Cache, -1)
+	}
 	setDefault(&c.Cache, cache.DefaultMaxBytes)
 	setDefault(&c.StopWait, d.StopWait)
 	if c.Logger == nil {
@@ -169,6 +173,16 @@ func (c Config) Validate() error {
 	bad := func(key, format string, args ...any) {
 		errs = append(errs, &ConfigError{key, fmt.Sprintf(format, args...)})
 	}
+	missing := func(asked, here bool, key, feature string) {
+		if asked && !here {
+			bad(key, "%v", features.Missing(feature))
+		}
+	}
+	missing(c.Cache > 0, features.Cache, "cache", "cache")
+	missing(len(c.CacheRules) > 0, features.Cache, "cache-rules", "cache")
+	missing(c.CacheFlash, features.Cache, "cache-flash", "cache")
+	missing(c.MDNS, features.MDNS, "mdns", "mdns")
+	missing(len(c.Relays) > 0, features.Tether, "relay", "tether")
 	switch {
 	case c.Origin == nil && c.OriginHandler == nil:
 		bad("origin", "is missing: want the URL of the REST service, such as http://127.0.0.1:8080")
@@ -250,7 +264,7 @@ func (c Config) Validate() error {
 	if len(c.CacheRules) > cache.MaxRules {
 		bad("cache-rules", "%d rules, at most %d", len(c.CacheRules), cache.MaxRules)
 	}
-	if c.CacheFlash && c.Cache < 0 {
+	if c.CacheFlash && c.Cache < 0 && features.Cache {
 		bad("cache-flash", "is on while cache is off")
 	}
 	if c.StopWait < 0 {

@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
-	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 )
 
 // discover starts the kinds of discovery that are on. Neither ends the group.
@@ -26,24 +25,8 @@ func (g *Gateway) discover(ctx context.Context, group *errgroup.Group) {
 		start("udp", server.Run)
 	}
 	if g.cfg.MDNS {
-		announcer := &dnssd.Announcer{Info: g.announcement, Changed: g.watcher.Changed, Interfaces: g.cfg.Interfaces, Logger: g.log}
-		g.announcer.Store(announcer)
-		start("mdns", announcer.Run)
+		start("mdns", g.announcer())
 	}
-}
-
-// announcement is what mDNS tells about the device now.
-func (g *Gateway) announcement() dnssd.Info {
-	d, _ := g.watcher.Current()
-	bound := g.Addresses().HTTPS
-	info := dnssd.Info{
-		ID: g.id.ID, Name: g.Name(), API: d.API, Version: d.Version,
-		Fingerprint: g.cert.Pin(), Path: "/", Port: int(bound.Port()),
-	}
-	if !bound.Addr().IsUnspecified() {
-		info.URL = g.urlAt(bound.Addr()) // the host name would lead to the other addresses too
-	}
-	return info
 }
 
 // udpState is how discovery by UDP is; the beacon itself tries a port that is taken again.
@@ -52,19 +35,4 @@ func (g *Gateway) udpState() string {
 		return "failing: no socket is open, the log says why"
 	}
 	return g.parts.get("udp")
-}
-
-// mdnsState is how discovery by mDNS is, and under which host name.
-func (g *Gateway) mdnsState() (state, host string) {
-	a := g.announcer.Load()
-	if a == nil {
-		return g.parts.get("mdns"), ""
-	}
-	switch st := a.State(); {
-	case st.Announced:
-		return "on", st.Host
-	case st.Err != nil:
-		return "failing: " + st.Err.Error(), ""
-	}
-	return "starting", ""
 }

@@ -18,10 +18,10 @@ import (
 
 	"github.com/cloudrest/cloudrest/board"
 	"github.com/cloudrest/cloudrest/firmware/discovery/beacon"
-	"github.com/cloudrest/cloudrest/firmware/discovery/dnssd"
 	"github.com/cloudrest/cloudrest/firmware/internal/admit"
 	"github.com/cloudrest/cloudrest/firmware/internal/cache"
 	"github.com/cloudrest/cloudrest/firmware/internal/describe"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
 	"github.com/cloudrest/cloudrest/firmware/internal/notify"
@@ -72,8 +72,8 @@ type Gateway struct {
 	reset      chan struct{}      // closed when a factory reset is decided
 	led        chan board.Pattern // what the LED is to show next; the latest counts
 
-	beacon    atomic.Pointer[beacon.Server]   // nil: off or not started
-	announcer atomic.Pointer[dnssd.Announcer] // likewise
+	beacon atomic.Pointer[beacon.Server] // nil: off or not started
+	mdns   mdns
 
 	listeners *sse.Limiter
 	parts     states
@@ -111,7 +111,9 @@ func New(cfg Config) (g *Gateway, err error) {
 		listeners: sse.NewLimiter(maxListeners),
 		ready:     make(chan struct{}), stopping: make(chan struct{}),
 		reset: make(chan struct{}), led: make(chan board.Pattern, 1),
-		page: page.Handler(),
+	}
+	if features.Page {
+		g.page = page.Handler()
 	}
 	var undo []func() error
 	g.close = sync.OnceValue(func() error {
@@ -148,7 +150,9 @@ func New(cfg Config) (g *Gateway, err error) {
 	if err := g.openCertificate(); err != nil {
 		return g, err
 	}
-	g.openFactory()
+	if features.Provision {
+		g.openFactory()
+	}
 	storeConfig := store.Config{Dir: cfg.StateDir, Logger: g.log}
 	gen, fresh, err := beginGeneration(storeConfig)
 	if err != nil {
@@ -320,7 +324,7 @@ func (g *Gateway) Run(ctx context.Context) (err error) {
 	group.Go(func() error { return g.watcher.Run(ctx) })
 	g.discover(ctx, group)
 	g.controls(ctx, group)
-	if g.uplink != nil {
+	if features.Tether && g.uplink != nil {
 		group.Go(func() error { g.locate(ctx); return nil })
 		group.Go(func() error { return g.uplink.Run(ctx) })
 	}
@@ -370,24 +374,4 @@ func addrPort(l net.Listener) netip.AddrPort {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	return netip.AddrPort{}
-}
-
-// relayTLS is what the tether's TLS needs: the authorities, and a clock that is never
-// before the build, because boards start in 1970.
-func (g *Gateway) relayTLS() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Time: func() time.Time {
-		if now := time.Now(); now.After(buildinfo.BuildTime()) {
-			return now
-		}
-		return buildinfo.BuildTime()
-	}}
-	if g.cfg.RelayCA == "" {
-		return cfg, nil
-	}
-	pool, err := readAuthorities(g.cfg.RelayCA)
-	if err != nil {
-		return nil, err
-	}
-	cfg.RootCAs = pool
-	return cfg, nil
 }

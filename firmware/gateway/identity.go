@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/identity"
 	"github.com/cloudrest/cloudrest/firmware/internal/lancert"
 	"github.com/cloudrest/cloudrest/firmware/internal/provision"
@@ -40,12 +41,14 @@ func ReadIdentity(ctx context.Context, dir string, hw Hardware) (Identity, error
 	if out.Pin, err = lancert.ReadPin(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Identity{}, err
 	}
-	certs, err := provision.Open(dir, id.ID, id.Key(), buildinfo.BuildTime(), nil)
-	switch {
-	case err == nil:
-		out.Until = known(certs.Leaf().NotAfter)
-	case !errors.Is(err, fs.ErrNotExist):
-		return Identity{}, fmt.Errorf("look at the factory certificate: %w", err)
+	if features.Provision {
+		certs, err := provision.Open(dir, id.ID, id.Key(), buildinfo.BuildTime(), nil)
+		switch {
+		case err == nil:
+			out.Until = known(certs.Leaf().NotAfter)
+		case !errors.Is(err, fs.ErrNotExist):
+			return Identity{}, fmt.Errorf("look at the factory certificate: %w", err)
+		}
 	}
 	g, _, err := readGeneration(dir)
 	out.Generation = g.Number

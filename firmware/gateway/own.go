@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/tether"
 )
@@ -63,12 +64,14 @@ func (g *Gateway) own(w http.ResponseWriter, r *http.Request) {
 		g.guarded.cache.ServeHTTP(w, r)
 	case path == ResetPath:
 		g.guarded.reset.ServeHTTP(w, r)
-	case (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")) && g.certs != nil && (pairing.IsRemote(r) || pairing.IsLocal(r)):
+	case features.Provision && (path == certificatePath || strings.HasPrefix(path, certificatePath+"/")) && g.certs != nil && (pairing.IsRemote(r) || pairing.IsLocal(r)):
 		g.certs.ServeHTTP(w, r)
 	case pairing.Serves(path):
 		g.guarded.people.ServeHTTP(w, r)
 	case strings.HasPrefix(path, tether.OwnPrefix+"v1/"):
 		writeError(w, http.StatusNotFound, fmt.Sprintf("the gateway has nothing at %.100q", path))
+	case !features.Page:
+		writeError(w, http.StatusNotFound, features.Missing("page").Error())
 	default:
 		g.page.ServeHTTP(w, r)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/buildinfo"
 )
@@ -133,7 +134,7 @@ func (g *Gateway) Status() Status {
 	win := g.pairing.Window()
 	st.Pairing = PairingStatus{Paired: g.pairing.Stats().Clients > 0, Open: win.Open, Until: known(win.Until), Generation: g.generation}
 	st.Identity = IdentityStatus{Source: g.id.Source, Strength: g.id.Strength.String(), Verified: g.id.Verified}
-	if g.certs != nil {
+	if features.Provision && g.certs != nil {
 		st.Identity.Factory = known(g.certs.Leaf().NotAfter)
 	}
 
@@ -177,7 +178,7 @@ func (g *Gateway) Status() Status {
 	}
 
 	st.Tether.State = "off"
-	if g.uplink != nil {
+	if features.Tether && g.uplink != nil {
 		u := g.uplink.State()
 		st.Tether = TetherStatus{State: "down", Relay: u.Relay, Session: u.Session, Since: known(u.Since), Attempts: u.Attempts,
 			Error: u.LastError, RetryAt: known(u.RetryAt), InFlight: u.InFlight}

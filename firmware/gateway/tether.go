@@ -1,19 +1,24 @@
+//go:build !no_tether
+
 package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/cloudrest/cloudrest/firmware/internal/admit"
 	"github.com/cloudrest/cloudrest/firmware/internal/notify"
 	"github.com/cloudrest/cloudrest/firmware/internal/pairing"
 	"github.com/cloudrest/cloudrest/firmware/internal/uplink"
 	"github.com/cloudrest/cloudrest/tether"
+	"github.com/cloudrest/cloudrest/tether/buildinfo"
 	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/session"
 )
@@ -97,6 +102,26 @@ func (j journal) Pending(dst []uplink.Event, after tether.EventID, max int) ([]u
 
 func (j journal) Ack(id tether.EventID) error { return j.n.Ack(id) }
 func (j journal) Changed() <-chan struct{}    { return j.n.Changed() }
+
+// relayTLS is what the tether's TLS needs: the authorities, and a clock that is never
+// before the build, because boards start in 1970.
+func (g *Gateway) relayTLS() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, Time: func() time.Time {
+		if now := time.Now(); now.After(buildinfo.BuildTime()) {
+			return now
+		}
+		return buildinfo.BuildTime()
+	}}
+	if g.cfg.RelayCA == "" {
+		return cfg, nil
+	}
+	pool, err := readAuthorities(g.cfg.RelayCA)
+	if err != nil {
+		return nil, err
+	}
+	cfg.RootCAs = pool
+	return cfg, nil
+}
 
 // readAuthorities reads the certificates of a PEM file.
 func readAuthorities(name string) (*x509.CertPool, error) {

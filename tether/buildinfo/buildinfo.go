@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -86,17 +87,22 @@ func Version() string { return Get().Version }
 // clock shows an earlier time knows that its clock is wrong.
 func BuildTime() time.Time { return Get().Time }
 
-// JSON is Get as one line of JSON without a newline at its end.
-func JSON() []byte {
-	b, err := json.Marshal(Get())
+// JSON is Get as one line of JSON without a newline at its end, with what the program was
+// built with if it has such choices.
+func JSON(features ...string) []byte {
+	b, err := json.Marshal(struct {
+		Info
+		Features []string `json:"features,omitzero"`
+	}{Get(), features})
 	if err != nil {
 		panic("buildinfo: " + err.Error()) // strings and a time always marshal
 	}
 	return b
 }
 
-// String is for people: "cloudrelay v0.1.0 (284d6ce1f0aa, 2026-02-03, go1.26.8 linux/amd64)".
-func String(program string) string {
+// String is for people: "cloudrelay v0.1.0 (284d6ce1f0aa, 2026-02-03, go1.26.8 linux/amd64)",
+// and what the program was built with if it has such choices.
+func String(program string, features ...string) string {
 	i := Get()
 	s := program + " " + i.Version + " ("
 	if i.Commit != "" {
@@ -105,5 +111,9 @@ func String(program string) string {
 	if !i.Time.IsZero() {
 		s += i.Time.Format(time.DateOnly) + ", "
 	}
-	return s + i.Go + " " + i.OS + "/" + i.Arch + ")"
+	s += i.Go + " " + i.OS + "/" + i.Arch + ")"
+	if len(features) > 0 {
+		s += " with " + strings.Join(features, ", ")
+	}
+	return s
 }

@@ -51,16 +51,16 @@ func ExampleCommand(app *App, of *Command) *Command {
 	}
 }
 
-// VersionCommand tells which build this is.
-func VersionCommand(program string) *Command {
+// VersionCommand tells which build this is, and what it was built with.
+func VersionCommand(program string, features ...string) *Command {
 	var asJSON bool
 	return &Command{
 		Name: "version", Summary: "tell which build this is",
 		Declare: func(s *Set) { s.Switch(&asJSON, "json", "print it as JSON") },
 		Run: func(_ context.Context, _ *Parsed, out io.Writer) error {
-			text := buildinfo.String(program)
+			text := buildinfo.String(program, features...)
 			if asJSON {
-				text = string(buildinfo.JSON())
+				text = string(buildinfo.JSON(features...))
 			}
 			_, err := fmt.Fprintln(out, text)
 			return err

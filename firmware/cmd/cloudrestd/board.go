@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/cloudrest/cloudrest/board/periph"
 	"github.com/cloudrest/cloudrest/board/uid"
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
 
@@ -34,7 +34,7 @@ func (o *boardOptions) declare(s *settings.Set) {
 
 // hardware is the reader of the UID.
 func (o *boardOptions) hardware(log *slog.Logger) (*uid.Reader, error) {
-	sources, err := uid.Env{Flash: periph.FlashUID}.Parse(o.uidSource)
+	sources, err := uid.Env{Flash: flashUID}.Parse(o.uidSource)
 	if err != nil {
 		return nil, &gateway.ConfigError{Key: "uid-source", Problem: err.Error()}
 	}
@@ -50,8 +50,13 @@ func (o *boardOptions) open(cfg *gateway.Config) (release func(), err error) {
 		return release, err
 	}
 	cfg.Hardware = hw
+	for key, asked := range map[string]string{"button": o.button, "led": o.led} {
+		if asked != "" && !features.Board {
+			return release, &gateway.ConfigError{Key: key, Problem: features.Missing("board").Error()}
+		}
+	}
 	if o.button != "" {
-		b, err := periph.OpenButton(o.button)
+		b, err := openButton(o.button)
 		if err != nil {
 			cfg.Logger.Error("the button does not work", "button", o.button, "err", err)
 		} else {
@@ -59,7 +64,7 @@ func (o *boardOptions) open(cfg *gateway.Config) (release func(), err error) {
 		}
 	}
 	if o.led != "" {
-		l, err := periph.OpenLED(o.led)
+		l, err := openLED(o.led)
 		if err != nil {
 			cfg.Logger.Error("the LED does not work", "led", o.led, "err", err)
 		} else {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/firmware/internal/uci"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
@@ -60,7 +61,7 @@ func program(errOut io.Writer) *settings.App {
 		resetCommand(),
 		provisionCommand(errOut),
 		settings.ExampleCommand(app, runCommand),
-		settings.VersionCommand("cloudrestd"),
+		settings.VersionCommand("cloudrestd", features.List()...),
 	}
 	return app
 }
@@ -115,7 +116,7 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	cfg := o.cfg
 	cfg.Logger = o.log.Logger(errOut)
 	cfg.OriginQueue = o.queue
-	if cfg.Cache == 0 {
+	if cfg.Cache == 0 && features.Cache {
 		cfg.Cache = cacheFor(memoryHere())
 	}
 	if o.queue == 0 {

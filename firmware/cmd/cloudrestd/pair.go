@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/qrcode"
 	"github.com/cloudrest/cloudrest/tether/settings"
@@ -201,8 +202,10 @@ func (o *pairOptions) invitation(ctx context.Context, c control, out io.Writer) 
 	if o.json {
 		return json.NewEncoder(out).Encode(inv)
 	}
-	if err := qrcode.Terminal(out, inv.URL); err != nil {
-		return err
+	if features.Page {
+		if err := qrcode.Terminal(out, inv.URL); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(out, "\n%s\n\nPairs one phone as %s, until %s. Whoever sees it can use it: show it to nobody else.\n", inv.URL, role, inv.Expires.Local().Format("15:04"))
 	return nil

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/board"
-	"github.com/cloudrest/cloudrest/board/periph"
 	"github.com/cloudrest/cloudrest/firmware/gateway"
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether/provisioning"
 	"github.com/cloudrest/cloudrest/tether/settings"
 )
@@ -47,6 +47,14 @@ const (
 )
 
 func provisionCommand(errOut io.Writer) *settings.Command {
+	if !features.Provision {
+		return &settings.Command{
+			Name: "provision", Summary: features.Missing("provision").Error(),
+			Run: func(context.Context, *settings.Parsed, io.Writer) error {
+				return usage("%w", features.Missing("provision"))
+			},
+		}
+	}
 	var cfg gateway.ProvisionConfig
 	var hw boardOptions
 	var led, phraseFile string
@@ -188,7 +196,7 @@ func newLight(spec string, cfg gateway.ProvisionConfig) *light {
 	if spec == "" {
 		return l
 	}
-	led, err := periph.OpenLED(spec)
+	led, err := openLED(spec)
 	if err != nil {
 		cfg.Logger.Error("the LED does not work", "led", spec, "err", err)
 		return l

@@ -116,7 +116,7 @@ func New(c Config) (*Cache, error) {
 	}
 	g := &Cache{}
 	if c.Off {
-		conf.Rules, conf.TagMax, conf.Preconditions = []httpcache.Rule{{Pattern: "/*", Never: true}}, 0, false
+		conf.Rules, conf.TagMax, conf.Preconditions, conf.Announce = []httpcache.Rule{{Pattern: "/*", Never: true}}, 0, false, false
 	} else if c.Bucket != nil {
 		g.tier = newTier(c.Bucket, c.Logger)
 		conf.Keeper, conf.KeepFrom = g.tier, KeepFrom

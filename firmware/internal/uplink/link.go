@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cloudrest/cloudrest/firmware/internal/features"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/frame"
 )
@@ -82,7 +83,9 @@ func (l *link) onGoAway(g frame.GoAway) {
 
 func (l *link) open(s Session, a frame.Accept) {
 	l.session, l.id = s, hex.EncodeToString(a.Session[:])
-	l.up.ledger.tell(l)
+	if features.Cache { // else nobody counts the writes, and the relay must ask each time (SPEC.md §4.12)
+		l.up.ledger.tell(l)
+	}
 	if a.Spread > 0 {
 		l.spread = time.Duration(a.Spread) * time.Second
 	}

@@ -1,0 +1,6 @@
+//go:build !no_provision
+
+package features
+
+// Provision: identity certificates from the factory.
+const Provision = true
