@@ -1,6 +1,9 @@
 package httpcache
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // MaxDelta is the longest time in seconds that is told apart from longer ones
 // (RFC 9111 §1.2.2).
@@ -49,6 +52,47 @@ type Directives struct {
 
 // Has reports whether all of f are there.
 func (d *Directives) Has(f Flags) bool { return d.Flags&f == f }
+
+// String writes d as ParseTargeted reads it (RFC 9213 §2.1). What cannot be said there is said
+// more strictly.
+func (d Directives) String() string {
+	if d.Has(Malformed) {
+		return "no-store"
+	}
+	if len(d.Omit) > 0 {
+		d.Flags |= NoCache
+	}
+	var b []byte
+	add := func(f Flags, name string) bool {
+		if !d.Has(f) {
+			return false
+		}
+		if len(b) > 0 {
+			b = append(b, ", "...)
+		}
+		b = append(b, name...)
+		return true
+	}
+	add(NoStore, "no-store")
+	add(NoCache, "no-cache")
+	add(Private, "private")
+	add(Public, "public")
+	add(MustRevalidate, "must-revalidate")
+	add(ProxyRevalidate, "proxy-revalidate")
+	add(MustUnderstand, "must-understand")
+	add(Immutable, "immutable")
+	for _, t := range [...]struct {
+		f    Flags
+		name string
+		n    int64
+	}{{HasMaxAge, "max-age=", d.MaxAge}, {HasSMaxAge, "s-maxage=", d.SMaxAge},
+		{HasStaleWhileRevalidate, "stale-while-revalidate=", d.StaleWhileRevalidate}, {HasStaleIfError, "stale-if-error=", d.StaleIfError}} {
+		if add(t.f, t.name) {
+			b = strconv.AppendInt(b, t.n, 10)
+		}
+	}
+	return string(b)
+}
 
 // ParseCacheControl reads the lines of a Cache-Control field of a request or an answer.
 // Unknown directives are ignored (§5.2.3). Nothing is an error: see Directives.

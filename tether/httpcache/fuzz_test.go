@@ -3,6 +3,7 @@ package httpcache
 import (
 	"math/big"
 	"net/http"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -117,7 +118,8 @@ func FuzzDate(f *testing.F) {
 }
 
 func FuzzTargeted(f *testing.F) {
-	for _, s := range []string{"max-age=60", "a;b=1, c=(1 2);d", `x="y\"", max-age=1`, "private, max-age=?1", "a=:YQ==:", "*x=1.5,no-store"} {
+	for _, s := range []string{"max-age=60", "a;b=1, c=(1 2);d", `x="y\"", max-age=1`, "private, max-age=?1", "a=:YQ==:", "*x=1.5,no-store",
+		`no-cache="a", s-maxage=1, must-revalidate, immutable`, "stale-while-revalidate=1, stale-if-error=2, public, must-understand, proxy-revalidate", `max-age=1, "`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -130,6 +132,21 @@ func FuzzTargeted(f *testing.F) {
 		}
 		if !ok && d.Flags != 0 {
 			t.Errorf("ParseTargeted(%q) refuses and gives %b", s, d.Flags)
+		}
+		for _, d := range []Directives{d, ParseCacheControl([]string{s})} {
+			want := d
+			switch {
+			case d.Has(Malformed):
+				want = Directives{Flags: NoStore}
+			case len(d.Omit) > 0:
+				want.Flags |= NoCache
+			}
+			want.Flags &^= Immutable | OnlyIfCached | HasMaxStale | HasMinFresh // of no concern there
+			want.MaxStale, want.MinFresh, want.Omit = 0, 0, nil
+			again, ok := ParseTargeted([]string{d.String()})
+			if ok != (d.String() != "") || ok && !reflect.DeepEqual(again, want) {
+				t.Errorf("%q is %+v, written %q, and read back %+v", s, d, d.String(), again)
+			}
 		}
 	})
 }

@@ -458,6 +458,79 @@ func TestRules(t *testing.T) {
 	})
 }
 
+// What only a maker's rule says reaches the relay, and what the service says stays.
+func TestRulesReachTheRelay(t *testing.T) {
+	for _, c := range []struct {
+		rule   string
+		fields []string // of the service's answer
+		want   string   // CDN-Cache-Control
+		stored int      // at the relay
+		stale  bool     // the relay may use it while the device is offline
+	}{
+		{"/x ttl=5s", nil, "max-age=5", 1, false},
+		{"/x ttl=5s public", nil, "public, max-age=5", 1, false},
+		{"/x ttl=5s stale=1m", nil, "max-age=5, stale-if-error=60", 1, true},
+		{"/x ttl=5s", []string{"Cache-Control: stale-while-revalidate=9"}, "max-age=5, stale-while-revalidate=9", 1, false},
+		{"/x ttl=5s", []string{"Cache-Control: max-age=9"}, "", 1, false},
+		{"/x ttl=5s", []string{"Cdn-Cache-Control: no-store"}, "no-store", 0, false},
+		{"/x stale=1m", []string{"Cache-Control: Max-Age=9, private"}, "private, max-age=9, stale-if-error=60", 1, true},
+		{"/x stale=1m", []string{"Cache-Control: max-age=9, must-revalidate"}, "", 1, false},
+		{"/x stale=1m", []string{"Cache-Control: max-age=9, stale-if-error=1"}, "", 1, false},
+		{"/x stale=1m", []string{`Cache-Control: max-age=9, x="`}, "", 0, false},
+		{"/x stale=1m", []string{"Expires: +9", "Date: +0"}, "max-age=9, stale-if-error=60", 1, true},
+		{"/x stale=1m", nil, "stale-if-error=60", 1, true},
+		{"/x private", []string{"Cache-Control: public, max-age=9"}, "private, max-age=9", 1, false},
+		{"/x private", []string{"Cdn-Cache-Control: public, max-age=9"}, "public, max-age=9, private", 1, false},
+		{"/x never", []string{"Cache-Control: max-age=9"}, "no-store", 0, false},
+		{"/y never", []string{"Cache-Control: max-age=9"}, "", 1, false},
+	} {
+		bubble(t, func(t *testing.T) {
+			rule, err := httpcache.ParseRule(c.rule)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conf := Gateway()
+			conf.Rules = []httpcache.Rule{rule}
+			device, relay := newRig(t, conf), newRig(t, Relay())
+			device.answers(c.fields...)
+			relay.origin = func(w http.ResponseWriter, r *http.Request) {
+				_ = device.c.Serve(w, r, Target{URI: r.RequestURI}, func(w http.ResponseWriter, r *http.Request) error { device.origin(w, r); return nil })
+			}
+			w := relay.do("GET /x", "principal: ann")
+			if got := strings.Join(w.Header()["Cdn-Cache-Control"], ", "); got != c.want {
+				t.Errorf("%s with %q: CDN-Cache-Control %q, want %q", c.rule, c.fields, got, c.want)
+			}
+			if n := relay.c.Stats().Entries; n != c.stored {
+				t.Errorf("%s with %q: the relay stores %d answers, want %d", c.rule, c.fields, n, c.stored)
+			}
+			if rule.Private {
+				if got := relay.do("GET /x", "principal: bob").Header().Get("Cache-Status"); strings.Contains(got, "cloudrest-relay; hit") {
+					t.Errorf("%s: another user got %q", c.rule, got)
+				}
+			}
+			time.Sleep(30 * time.Second)
+			relay.answers("status: 504")
+			w = relay.do("GET /x", "principal: ann")
+			if (w.Code == 200) != c.stale || c.stale && !strings.Contains(w.Header().Get("Cache-Status"), "fwd=stale") {
+				t.Errorf("%s with %q: offline, the relay says %d, %q, want the stale answer: %v", c.rule, c.fields, w.Code, w.Header()["Cache-Status"], c.stale)
+			}
+		})
+	}
+	// What was told holds no longer than the service lets it.
+	bubble(t, func(t *testing.T) {
+		conf := Gateway()
+		conf.Rules = []httpcache.Rule{{Pattern: "/x", TTL: 5 * time.Second}}
+		g := newRig(t, conf)
+		g.answers(`Etag: "a"`)
+		g.do("GET /x")
+		time.Sleep(6 * time.Second)
+		g.answers("status: 304", `Etag: "a"`, "Cache-Control: no-cache")
+		if h := g.do("GET /x").Header(); h.Get("Cdn-Cache-Control") != "" || h.Get("Cache-Control") != "no-cache" {
+			t.Errorf("after a 304 with no-cache: %v, want no lifetime for others", h)
+		}
+	})
+}
+
 func TestMadeTags(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		g := newRig(t, Gateway())

@@ -130,6 +130,9 @@ func (c *Cache) Serve(w http.ResponseWriter, r *http.Request, t Target, next Nex
 	if len(c.conf.Rules) > 0 {
 		q.rule = httpcache.FindRule(c.conf.Rules, httpcache.Path(t.URI))
 		if q.rule != nil && q.rule.Never {
+			if c.conf.Announce {
+				w.Header()["Cdn-Cache-Control"] = []string{"no-store"}
+			}
 			return next(w, r)
 		}
 	}

@@ -49,8 +49,7 @@ type Config struct {
 	Targeted []string
 	// Rules are the maker's; the first that matches a path holds.
 	Rules []httpcache.Rule
-	// Announce tells the caches further out about a lifetime that a rule gave, in
-	// CDN-Cache-Control.
+	// Announce tells the caches further out what only a rule says, in CDN-Cache-Control.
 	Announce bool
 	// StaleOnError is how long after its lifetime an answer may be used when the origin
 	// cannot be reached (RFC 9111 §4.2.4), unless the origin forbids it.

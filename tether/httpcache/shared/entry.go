@@ -72,6 +72,7 @@ const (
 	hasType                           // there is a Content-Type
 	hasTag                            // there is an Etag
 	hasDate                           // there is a Last-Modified that is a date
+	told                              // its CDN-Cache-Control is ours
 	asLines                           // there is a Date, and every field may go out as it stands
 )
 

@@ -361,12 +361,13 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	scope := a.Stores(httpcache.Asker{
 		Method: r.Method, Principal: q.t.Principal, Authorization: len(r.Header["Authorization"]) > 0, Control: q.control,
 	})
-	if scope == httpcache.Nobody && (rule == nil || !rule.Public) {
+	if scope == httpcache.Nobody && rule == nil {
 		return nil
 	}
 	life, explicit := a.Lifetime(wall)
 	grace := a.Grace()
-	open, ruled := a.Control.Has(httpcache.Public), false // to everybody, by somebody's word; for how long, by the maker's
+	open := a.Control.Has(httpcache.Public) // to everybody, by somebody's word
+	ruled, announced := false, false        // for how long, by the maker's word; it is told further
 	if rule != nil {
 		if rule.TTL > 0 && !explicit && status == http.StatusOK && r.Method == http.MethodGet &&
 			a.Control.Flags&(httpcache.NoCache|httpcache.NoStore|httpcache.Private|httpcache.Malformed) == 0 {
@@ -377,9 +378,6 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 					scope, open = httpcache.Anybody, true
 				}
 			}
-			if c.conf.Announce {
-				announce(h, rule)
-			}
 		}
 		if rule.Private && scope == httpcache.Anybody {
 			scope = httpcache.Owner
@@ -387,6 +385,7 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 		if !grace.Never {
 			grace.Error = max(grace.Error, rule.Stale)
 		}
+		announced = c.conf.Announce && announce(h, &a, rule, life, ruled)
 	}
 	if !explicit && !open && len(r.Header["Cookie"]) > 0 && scope == httpcache.Anybody {
 		scope = httpcache.Owner // the origin did not think of caches, and a cookie may be credentials
@@ -407,6 +406,9 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	}
 	if a.Control.Has(httpcache.NoCache) {
 		e.flags |= askFirst
+	}
+	if announced {
+		e.flags |= told
 	}
 	e.born = x.came
 	if !ruled {
@@ -443,16 +445,37 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	return e
 }
 
-// announce tells caches further out about a lifetime that only a rule states (RFC 9213).
-func announce(h http.Header, rule *httpcache.Rule) {
-	v := "max-age=" + strconv.FormatInt(int64(rule.TTL/time.Second), 10)
+// announce tells caches further out (RFC 9213) what only a rule says: a lifetime (ruled), for whom
+// the answer is, how long it may be used when the service fails. What the service itself
+// says, also to them, stays; false: nothing was to be told.
+func announce(h http.Header, a *httpcache.Answer, rule *httpcache.Rule, life time.Duration, ruled bool) bool {
+	d := a.Control
+	stale := rule.Stale > 0 && !d.Has(httpcache.HasStaleIfError) && d.Flags&(httpcache.NoCache|httpcache.MustRevalidate|httpcache.ProxyRevalidate) == 0
+	if !ruled && !stale && !rule.Private || d.Flags&(httpcache.NoStore|httpcache.Malformed) != 0 {
+		return false
+	}
+	if own := h["Cdn-Cache-Control"]; len(own) > 0 {
+		if rule.Private {
+			h["Cdn-Cache-Control"] = append(own[:len(own):len(own)], "private")
+		}
+		return false
+	}
+	if ruled || len(h["Expires"]) > 0 && !d.Has(httpcache.HasMaxAge) {
+		d.Flags |= httpcache.HasMaxAge
+		d.MaxAge = int64(life / time.Second)
+	}
 	switch {
 	case rule.Private:
-		v = "private, " + v
-	case rule.Public:
-		v = "public, " + v
+		d.Flags = d.Flags&^httpcache.Public | httpcache.Private
+	case rule.Public && ruled:
+		d.Flags |= httpcache.Public
 	}
-	h["Cdn-Cache-Control"] = []string{v}
+	if stale {
+		d.Flags |= httpcache.HasStaleIfError
+		d.StaleIfError = int64(rule.Stale / time.Second)
+	}
+	h["Cdn-Cache-Control"] = []string{d.String()}
+	return true
 }
 
 // Write implements http.ResponseWriter.
@@ -691,6 +714,9 @@ func (x *recorder) confirm() error {
 		return q.fetch(nil, f)
 	}
 	merged := old.header()
+	if old.flags&told != 0 {
+		delete(merged, "Cdn-Cache-Control") // it was ours, and may not hold with what the 304 says
+	}
 	a := httpcache.Judge(http.StatusNotModified, x.own, c.conf.Targeted...)
 	httpcache.Freshen(merged, &a)
 	if age := x.own["Age"]; len(age) > 0 {

@@ -703,6 +703,113 @@ func TestPrincipalsStayApart(t *testing.T) {
 	})
 }
 
+// The same with many clients at once, so that requests wait for each other's answers, stale
+// ones are validated in the background, and writes, purges and failures come in between.
+func TestPrincipalsStayApartAtOnce(t *testing.T) {
+	const workers, rounds = 16, 300
+	for _, conf := range []Config{Gateway(), Relay()} {
+		bubble(t, func(t *testing.T) {
+			conf.MaxBytes = 64 << 10
+			if conf.Name == Relay().Name {
+				conf.Fresh = func(context.Context, string) bool {
+					time.Sleep(rand.N(20 * time.Millisecond))
+					return rand.IntN(3) > 0
+				}
+			}
+			g := newRig(t, conf)
+			pick := func(list ...string) string { return list[rand.IntN(len(list))] }
+			var shared, own, waited atomic.Int64
+			start := time.Now()
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for range rounds {
+						name := pick("", "ann", "bob", "annb")
+						who, authorized := name, false
+						r := httptest.NewRequest(pick("GET", "GET", "GET", "GET", "HEAD", "POST"), fmt.Sprintf("http://host/%d/%d", time.Since(start)/(4*time.Second), rand.IntN(2)), nil)
+						r.RequestURI = r.URL.RequestURI()
+						if rand.IntN(5) == 0 {
+							v := pick("t1", "t2")
+							r.Header.Set("Authorization", v)
+							authorized = true
+							if name != "" {
+								who += "/" + v
+							}
+						}
+						if rand.IntN(8) == 0 {
+							r.Header.Set("Range", "bytes=0-999")
+						}
+						if rand.IntN(8) == 0 {
+							r.Header.Set("If-None-Match", pick(`"ann"`, `"x"`))
+						}
+						if rand.IntN(40) == 0 {
+							g.c.PurgePrincipal("", pick("ann", "bob"))
+						}
+						touched := false // by the origin, for this request; for another one in the background it does not count
+						w := httptest.NewRecorder()
+						err := g.c.Serve(w, r, Target{URI: r.RequestURI, Principal: name}, func(w http.ResponseWriter, r *http.Request) error {
+							if _, background := w.(*recorder).w.(*sink); !background {
+								touched = true
+							}
+							time.Sleep(rand.N(300 * time.Millisecond))
+							if rand.IntN(12) == 0 {
+								return errors.New("offline")
+							}
+							control := pick("max-age=1", "private, max-age=1", "public, max-age=1", "s-maxage=1", "must-revalidate, max-age=1", "no-cache",
+								"max-age=1, stale-while-revalidate=5", "private, max-age=1, stale-while-revalidate=5, stale-if-error=9", "max-age=0, stale-if-error=9", "")
+							h := w.Header()
+							if control != "" {
+								h.Set("Cache-Control", control)
+							}
+							if r.Method == "POST" {
+								h.Set("Content-Location", r.RequestURI)
+							}
+							if rand.IntN(2) == 0 {
+								h.Set("Etag", `"`+who+`"`)
+								if r.Header.Get("If-None-Match") == h.Get("Etag") {
+									w.WriteHeader(304)
+									return nil
+								}
+							}
+							open := strings.Contains(control, "public") || strings.Contains(control, "s-maxage") || strings.Contains(control, "must-revalidate")
+							if strings.HasPrefix(control, "private,") {
+								open = false
+							} else if who == "" && !authorized {
+								open = true
+							}
+							_, _ = fmt.Fprintf(w, "%s|%v", who, open)
+							return nil
+						})
+						if err != nil || w.Code != 200 && w.Code != 206 || r.Method == "HEAD" {
+							continue
+						}
+						whose, open, _ := strings.Cut(w.Body.String(), "|")
+						if whose != who && open != "true" {
+							t.Errorf("%q got what was made for %q (%s, %q)", who, whose, r.Method, w.Header()["Cache-Status"])
+						}
+						switch {
+						case touched:
+						case strings.Contains(w.Header().Get("Cache-Status"), "collapsed"):
+							waited.Add(1)
+						case whose == who:
+							own.Add(1)
+						default:
+							shared.Add(1)
+						}
+						time.Sleep(rand.N(400 * time.Millisecond))
+					}
+				})
+			}
+			wg.Wait()
+			g.c.Close()
+			if least := int64(workers * rounds / 100); shared.Load() < least || own.Load() < least || waited.Load() < least/5 {
+				t.Errorf("%s: %d shared and %d own answers came from the store, %d were waited for: nothing was tested", conf.Name, shared.Load(), own.Load(), waited.Load())
+			}
+			g.c.audit(t)
+		})
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		conf := Gateway()
@@ -759,11 +866,11 @@ func TestCountedMemoryIsReal(t *testing.T) {
 		owner   string
 		spaces  int
 	}{
-		{"gateway, small", Gateway(), 20000, 64, fields, "garden.local", "", 1},
+		{"gateway, small", Gateway(), 8000, 64, fields, "garden.local", "", 1},
 		{"gateway, 4 KB", Gateway(), 4000, 4096, fields, "garden.local", "", 1},
 		{"gateway, a client's own, 4 KB", Gateway(), 4000, 4096, fields, "garden.local", "c-8f2a1b7711", 1},
 		{"gateway, odd size", Gateway(), 4000, 4200, fields, "garden.local", "", 1},
-		{"relay, small", Relay(), 20000, 64, cdn, "relay.example", "operator", 2000},
+		{"relay, small", Relay(), 8000, 64, cdn, "relay.example", "operator", 800},
 		{"relay, 4 KB", Relay(), 4000, 4096, cdn, "relay.example", "operator", 400},
 		{"relay, one answer of each device", Relay(), 5000, 64, cdn, "relay.example", "operator", 5000},
 	} {
