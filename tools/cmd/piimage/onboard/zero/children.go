@@ -19,6 +19,7 @@ import (
 type children struct {
 	mu      sync.Mutex // guards what follows, and is held while a child is made
 	alive   map[int]*child
+	screen  screen
 	logs    map[string]*ring
 	stopped bool
 }
@@ -26,10 +27,35 @@ type children struct {
 type child struct {
 	pid  int
 	done chan syscall.WaitStatus // one value
+	said chan struct{}           // closed when all that it printed was read
 }
 
-func newChildren() *children {
-	c := &children{alive: map[int]*child{}, logs: map[string]*ring{}}
+// screen is the console. It may be slow or stuck; nobody waits for it, so what is too much
+// for it is lost there, and only there.
+type screen chan []byte
+
+const screenRoom = 256 // writes
+
+func newScreen() screen {
+	s := make(screen, screenRoom)
+	go func() {
+		for b := range s {
+			os.Stderr.Write(b)
+		}
+	}()
+	return s
+}
+
+func (s screen) Write(b []byte) (int, error) {
+	select {
+	case s <- append([]byte(nil), b...):
+	default:
+	}
+	return len(b), nil
+}
+
+func newChildren(s screen) *children {
+	c := &children{alive: map[int]*child{}, screen: s, logs: map[string]*ring{}}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)
 	go func() {
@@ -82,7 +108,7 @@ func (c *children) start(argv []string, dir string, out *ring) (*child, error) {
 		Dir: dir, Env: []string{"PATH=/bin", "HOME=" + dir, "TMPDIR=/tmp"}, Files: []uintptr{null.Fd(), uintptr(pipe[1]), uintptr(pipe[1])},
 		Sys: &syscall.SysProcAttr{Setsid: true},
 	})
-	kid := &child{pid, make(chan syscall.WaitStatus, 1)}
+	kid := &child{pid, make(chan syscall.WaitStatus, 1), make(chan struct{})}
 	if err == nil {
 		c.alive[pid] = kid
 	}
@@ -92,8 +118,9 @@ func (c *children) start(argv []string, dir string, out *ring) (*child, error) {
 		return nil, err
 	}
 	go func() {
+		defer close(kid.said)
 		defer from.Close()
-		io.Copy(io.MultiWriter(out, os.Stderr), from)
+		io.Copy(io.MultiWriter(out, c.screen), from)
 	}()
 	return kid, nil
 }

@@ -45,7 +45,9 @@ func main() {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGINT) // the DHCP client sends the first one
 	log.SetFlags(0)
 	log.SetPrefix("init: ")
-	if err := run(); err != nil {
+	s := newScreen()
+	log.SetOutput(s)
+	if err := run(s); err != nil {
 		log.Print(err)
 		// Where it fails here it fails again, but not in the other slot.
 		time.Sleep(failWait)
@@ -61,7 +63,7 @@ const (
 	stopWait = 10 * time.Second // for programs to end
 )
 
-func run() error {
+func run(console screen) error {
 	if err := mountKernel(); err != nil {
 		return err
 	}
@@ -70,7 +72,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	s := &system{info: info, memory: device.Folder, kids: newChildren(), restart: make(chan struct{}), phase: device.Normal}
+	s := &system{info: info, memory: device.Folder, kids: newChildren(console), restart: make(chan struct{}), phase: device.Normal}
 	if s.slot, err = slotOf(words); err != nil {
 		return err
 	}
@@ -244,6 +246,10 @@ func (s *system) Run(ctx context.Context, argv []string) ([]byte, error) {
 	}
 	select {
 	case status := <-end.done:
+		select {
+		case <-end.said:
+		case <-time.After(time.Second): // a child of its own has the pipe
+		}
 		if status != 0 {
 			return out.bytes(), errors.New("it ended with status " + strconv.Itoa(int(status)))
 		}
