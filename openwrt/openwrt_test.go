@@ -26,6 +26,9 @@ func procd(t *testing.T, config, what string, env ...string) []string {
 	if err := os.WriteFile(name, []byte(strings.ReplaceAll(config, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "cloudrest"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), "busybox", "ash", "-eu", "testdata/procd.sh", initScript, name, filepath.Join(dir, "run"), what)
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
@@ -107,6 +110,9 @@ func TestInitScriptOptions(t *testing.T) {
 		{name: "socket of the service", config: head + "\toption origin 'unix://DIR/app/rest.sock'\n", want: "add_jail_mount_rw DIR/app"},
 		{name: "no pipe", config: head + "\toption fifo 'off'\n", want: "add_jail_mount_rw DIR/state DIR/run\nclose_instance"},
 		{name: "authority of the relay", config: head + "\toption relay_ca '/etc/relay.pem'\n", want: "add_jail_mount /etc/relay.pem"},
+		{name: "state in a foreign directory", config: "config cloudrest 'main'\n\toption state_dir 'DIR'\n", env: []string{"TEST_UID=15800"},
+			want: "logger -t cloudrest -p daemon.err DIR belongs to somebody else", not: "open_instance"},
+		{name: "state in one of that name", config: "config cloudrest 'main'\n\toption state_dir 'DIR/cloudrest'\n", env: []string{"TEST_UID=15800"}, want: "chown cloudrest:cloudrest DIR/cloudrest\n"},
 		{name: "LED", config: head + "\toption led 'green:status'\n", env: hw,
 			want: "chgrp cloudrest DIR/green:status/trigger\nchgrp cloudrest DIR/green:status/brightness\nadd_jail_mount_rw DIR/green:status\nclose", not: "gpiochip"},
 		{name: "LED that is not there", config: head + "\toption led 'red:status'\n", env: hw, not: "red"},

@@ -17,6 +17,7 @@ for f in open_instance close_instance set_param append_param add_jail add_jail_m
 done
 chown() { echo "chown $*"; }
 chgrp() { echo "chgrp $*"; }
+id() { echo "${TEST_UID:-$(command id -u)}"; } # of cloudrest
 logger() { echo "logger $*"; }
 for f in add_object close_object; do
 	eval "json_$f() { echo json_$f \"\$@\"; }"

@@ -182,7 +182,10 @@ return view.extend({
 
 	renderStatus: function(report) {
 		if (report.error)
-			return E('p', { 'class': 'alert-message warning' }, [ _('No answer from the gateway: %s').format(report.error) ]);
+			return E('p', { 'class': 'alert-message warning' }, [
+				_('No answer from the gateway: %s.').format(report.error), ' ',
+				_('If it is enabled below, the system log tells why.')
+			]);
 
 		var s = report.status,
 		    url = s.url ? E('a', { 'href': s.url, 'target': '_blank', 'rel': 'noreferrer' }, [ s.url ]) : _('not listening');
