@@ -36,7 +36,7 @@ const (
 	upperSize = 8 * mib
 
 	// patience bounds a wait for what must happen: the board is slow, and so may be the machine.
-	patience = 3 * time.Minute
+	patience = 5 * time.Minute
 )
 
 // board is an emulated router. Its flash outlives power cuts; its memory does not.
@@ -46,6 +46,7 @@ type board struct {
 	ram   int64  // bytes
 	chips string // the file that is memory and flash
 	https int    // port on 127.0.0.1
+	other int    // another, through which clients seem to come from another address
 	lan   *lan   // what else is on its network
 
 	began   time.Time
@@ -62,7 +63,7 @@ type board struct {
 // newBoard makes a board with that much memory, whose data partition is erased. It is off.
 func newBoard(t *testing.T, p parts, ram int64) *board {
 	t.Helper()
-	b := &board{t: t, parts: p, ram: ram, chips: filepath.Join(t.TempDir(), "chips"), https: freePort(t), lan: newLAN(t), began: time.Now()}
+	b := &board{t: t, parts: p, ram: ram, chips: filepath.Join(t.TempDir(), "chips"), https: freePort(t), other: freePort(t), lan: newLAN(t), began: time.Now()}
 	rootfs := readFile(t, p.rootfs)
 	if len(rootfs) > rootfsSize {
 		t.Fatalf("the root file system has %d bytes, at most %d", len(rootfs), rootfsSize)
@@ -134,8 +135,9 @@ func (b *board) on() {
 		"-append", fmt.Sprintf("console=ttyS0 loglevel=5 panic=1 mem=%d mem=%d@%d ROOTFS=rootfs,%#x,%#x,%#x ROOTFS_DATA=rootfs_data,%#x,%#x,%#x",
 			b.flash(), upperSize, b.flash()+flashSize, b.flash(), rootfsSize, eraseSize, b.flash()+rootfsSize, dataSize, eraseSize),
 		"-netdev", fmt.Sprintf("user,id=host,restrict=on,hostfwd=tcp:127.0.0.1:%d-10.0.2.15:8443", b.https),
+		"-netdev", fmt.Sprintf("user,id=other,net=10.0.3.0/24,restrict=on,hostfwd=tcp:127.0.0.1:%d-10.0.3.15:8443", b.other),
 		"-netdev", b.lan.netdev("lan"), "-netdev", "hubport,hubid=0,id=h0,netdev=host", "-netdev", "hubport,hubid=0,id=h1,netdev=lan",
-		"-netdev", "hubport,hubid=0,id=h2", "-device", "pcnet,netdev=h2,romfile=")
+		"-netdev", "hubport,hubid=0,id=h2", "-device", "pcnet,netdev=h2,romfile=", "-device", "pcnet,netdev=other,romfile=")
 	cmd.Stdout, cmd.Stderr = console{b}, console{b}
 	b.mu.Lock()
 	b.start = b.console.Len()

@@ -3,8 +3,9 @@
 # UCI file, the user, no new privileges, the environment, the limit of open files, and respawn.
 # There is no jail, as on a router without procd-ujail. With a file /tmp/procd/cgroup the daemon
 # starts in the memory cgroup that it names.
-# shellcheck disable=SC2317,SC2329,SC3045 # the init script calls these; ash has ulimit -n
+# shellcheck disable=SC2034,SC2317,SC2329,SC3045 # the init script calls these; ash has ulimit -n
 script=$1 action=$2
+initscript=$1
 run=/tmp/procd/${script##*/}
 
 config_load() { CONFIG_FILE=/etc/config/$1; }
@@ -47,7 +48,10 @@ procd_close_instance() {
 
 wanted() { [ "$(cat "$run.wanted" 2>/dev/null)" = "$_mine" ]; }
 
-start() { start_service; }
+service_started() { :; }
+start() {
+	start_service && service_started
+}
 stop() {
 	rm -f "$run.wanted"
 	_pid=$(cat "$run.pid" 2>/dev/null) || return 0
