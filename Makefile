@@ -12,7 +12,7 @@ TESTTIMEOUT = 25m
 PKG         = ./...
 DEPS        = on
 
-.PHONY: help demo test e2e bench memory sizes deps lint vuln fuzz build piimage test-image test-malta clean
+.PHONY: help demo test e2e bench memory sizes deps lint vuln fuzz build piimage test-image test-malta test-packages clean
 
 help:
 	@echo 'make demo          build everything and watch the whole story on this machine'
@@ -33,6 +33,7 @@ help:
 	@echo '                   PIFLAGS="--relay wss://relay.example --origin-binary ./myservice"'
 	@echo 'make test-image    build such an image, boot it in QEMU, update it, cut its power (5 minutes)'
 	@echo 'make test-malta    run the OpenWrt package on an emulated MIPS router: flash, power cuts, memory (10 minutes)'
+	@echo 'make test-packages install the .deb packages on a Debian that the real systemd boots, upgrade and purge them (3 minutes)'
 	@echo 'make deps          install the Debian packages that tests and benchmarks use'
 	@echo 'make clean         remove bin/, dist/ and .demo/'
 
@@ -112,6 +113,11 @@ test-malta:
 	@tools/malta/debian.sh bin/malta
 	@./build.sh --only cloudrest_mipsel_24kc.ipk
 	go vet ./tools/malta && go test -count=1 -timeout $(TESTTIMEOUT) -v ./tools/malta -malta
+
+# Apart from test: it fetches Debian.
+test-packages:
+	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test packages)
+	cd tools/pack && go vet . && CLOUDREST_TEST_DEBIAN=1 go test -count=1 -timeout $(TESTTIMEOUT) -v -run 'TestDebian|TestContainers|TestDeb|TestOCI' .
 
 fuzz:
 	@tools/fuzz.sh $(FUZZTIME) $(PKG)

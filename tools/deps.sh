@@ -6,6 +6,7 @@
 #   tools/deps.sh [test] [bench] [lint] [build]  what is needed for these jobs (default: these)
 #   tools/deps.sh image                          for the Raspberry Pi image and its test
 #   tools/deps.sh malta                          for the OpenWrt package on an emulated MIPS board
+#   tools/deps.sh packages                       for the Debian packages on a booted Debian
 #   tools/deps.sh --check [job...]               only say what is missing; exit 1 if anything is
 set -eu
 
@@ -28,6 +29,11 @@ list() {
 		test  openssl           openssl              checks our certificates and signatures
 		test  busybox           busybox              the shell of OpenWrt, for its init script
 		test  dpkg              dpkg-deb             unpacks our packages
+		test  podman            podman               runs the images of relay and gateway
+		test  runc              runc                 what podman starts them with
+		packages mmdebstrap     mmdebstrap           fetches the Debian that the packages are installed on
+		packages systemd-container systemd-nspawn    boots it
+		packages util-linux     nsenter              looks into it
 		build xz-utils          xz                   measures what the router build takes on flash
 		build zopfli            zopfli               packs for OpenWrt as small as it goes
 		build squashfs-tools    mksquashfs           measures what an image with it takes on flash
@@ -57,9 +63,9 @@ for arg; do
 		sed -n '2,10s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
-	test | bench | lint | build | image | malta) jobs="$jobs $arg" ;;
+	test | bench | lint | build | image | malta | packages) jobs="$jobs $arg" ;;
 	*)
-		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint, build, image or malta" >&2
+		echo "deps: unknown argument \"$arg\": want --check, test, bench, lint, build, image, malta or packages" >&2
 		exit 2
 		;;
 	esac
@@ -136,7 +142,7 @@ install || {
 	install
 }
 
-for daemon in avahi-daemon nginx; do
+for daemon in avahi-daemon nginx podman; do
 	case " $missing " in *" $daemon "*) ;; *) continue ;; esac
 	for unit in $daemon.service $daemon.socket; do
 		if [ -e /lib/systemd/system/"$unit" ] && command -v deb-systemd-helper >/dev/null 2>&1; then

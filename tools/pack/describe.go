@@ -225,7 +225,8 @@ func (r *release) sbom() ([]byte, error) {
 		programs = append(programs, p)
 		var on []string
 		add := func(path, v, sum string) {
-			ref := "pkg:golang/" + path + "@" + v
+			// The package URL of a Go module is in lower case, and its version escaped.
+			ref := "pkg:golang/" + strings.ToLower(path) + "@" + strings.ReplaceAll(v, "+", "%2B")
 			c := component{Type: "library", Ref: ref, Name: path, Version: v, PURL: ref}
 			if sum != "" {
 				c.Properties = []map[string]string{{"name": "go:h1", "value": sum}}

@@ -1,5 +1,5 @@
 // Command pack turns the static programs in dist/ into packages: .ipk and .apk for OpenWrt,
-// .deb for Debian, an OCI archive of the relay; then it writes what describes them all: a
+// .deb for Debian, OCI archives of relay and gateway; then it writes what describes them all: a
 // CycloneDX bill of materials, a manifest, signed if the releaser gives a key, and
 // SHA256SUMS. build.sh runs it.
 //

@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// The image holds one static program and no shell; nobody but it writes there. The format
+// An image holds one static program and no shell; nobody but it writes there. The format
 // is that of the OCI image specification 1.1 (image-layout.md, manifest.md, config.md), as
 // a tar for "podman load" and "docker load"; a library would bring 30 modules for these
 // four JSON objects.
 const (
-	ociUser     = "65532:65532"
+	ociID       = 65532 // user and group; distributions leave it to containers
 	ociManifest = "application/vnd.oci.image.manifest.v1+json"
 	ociConfig   = "application/vnd.oci.image.config.v1+json"
 	ociLayer    = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -38,6 +38,17 @@ var platforms = map[string]struct{ arch, variant string }{
 	"amd64": {"amd64", ""}, "arm64": {"arm64", ""}, "armv7": {"arm", "v7"},
 }
 
+// images are the programs that containers are made of; each listens on 8443.
+var images = map[string]struct {
+	state string
+	env   []string
+}{
+	"cloudrelay": {"/var/lib/cloudrelay", []string{"CLOUDREST_LISTEN=:8443"}},
+	// A container's network has a new MAC address each time, and what else the hardware
+	// shows is the host's: the device's UID is made once and kept with the state.
+	"cloudrestd": {"/var/lib/cloudrest", []string{"CLOUDREST_HTTPS=:8443", "CLOUDREST_HTTP=off", "CLOUDREST_UID_SOURCE=random"}},
+}
+
 func (r *release) oci(name, arch, program, out string) error {
 	platform, ok := platforms[arch]
 	if !ok {
@@ -47,13 +58,18 @@ func (r *release) oci(name, arch, program, out string) error {
 	if err != nil {
 		return err
 	}
-	state := "/var/lib/" + name
+	image, ok := images[name]
+	if !ok {
+		return fmt.Errorf("no image is made of %q", name)
+	}
+	state := image.state
 	layer, err := r.tar([]entry{
-		{name: "etc/", mode: 0o755}, {name: "etc/passwd", mode: 0o644, body: []byte(name + ":x:65532:65532::" + state + ":/sbin/nologin\n")},
-		{name: "etc/group", mode: 0o644, body: []byte(name + ":x:65532:\n")},
+		{name: "etc/", mode: 0o755}, {name: "etc/passwd", mode: 0o644, body: fmt.Appendf(nil, "%s:x:%d:%[2]d::%s:/sbin/nologin\n", name, ociID, state)},
+		{name: "etc/group", mode: 0o644, body: fmt.Appendf(nil, "%s:x:%d:\n", name, ociID)},
+		{name: "run/", mode: 0o755}, {name: "run/cloudrest/", mode: 0o755, owner: ociID}, // the gateway's pipe
 		{name: "tmp/", mode: 0o1777},
 		{name: "usr/", mode: 0o755}, {name: "usr/bin/", mode: 0o755}, {name: "usr/bin/" + name, mode: 0o755, body: binary},
-		{name: "var/", mode: 0o755}, {name: "var/lib/", mode: 0o755}, {name: state[1:] + "/", mode: 0o700, owner: 65532},
+		{name: "var/", mode: 0o755}, {name: "var/lib/", mode: 0o755}, {name: state[1:] + "/", mode: 0o700, owner: ociID},
 	})
 	if err != nil {
 		return err
@@ -77,11 +93,11 @@ func (r *release) oci(name, arch, program, out string) error {
 		return descriptor{MediaType: mediaType, Digest: "sha256:" + sum, Size: len(data)}
 	}
 	l := blob(ociLayer, packed.Bytes())
-	image := map[string]any{
+	config := map[string]any{
 		"created": r.time.Format(time.RFC3339), "architecture": platform.arch, "os": "linux",
 		"config": map[string]any{
-			"User": ociUser, "Entrypoint": []string{"/usr/bin/" + name}, "WorkingDir": state,
-			"Env":          []string{"CLOUDREST_LISTEN=:8443", "CLOUDREST_STATE_DIR=" + state},
+			"User": fmt.Sprintf("%d:%[1]d", ociID), "Entrypoint": []string{"/usr/bin/" + name}, "WorkingDir": state,
+			"Env":          append([]string{"CLOUDREST_STATE_DIR=" + state}, image.env...),
 			"ExposedPorts": map[string]any{"8443/tcp": struct{}{}},
 			"Volumes":      map[string]any{state: struct{}{}},
 			"Labels": map[string]string{
@@ -94,9 +110,9 @@ func (r *release) oci(name, arch, program, out string) error {
 		"history": []map[string]any{{"created": r.time.Format(time.RFC3339), "created_by": "cloudrest pack"}},
 	}
 	if platform.variant != "" {
-		image["variant"] = platform.variant
+		config["variant"] = platform.variant
 	}
-	c := blob(ociConfig, marshal(image))
+	c := blob(ociConfig, marshal(config))
 	m := blob(ociManifest, marshal(map[string]any{"schemaVersion": 2, "mediaType": ociManifest, "config": c, "layers": []descriptor{l}}))
 	tag := "localhost/" + name + ":latest"
 	m.Annotations = map[string]string{"org.opencontainers.image.ref.name": "latest", "io.containerd.image.name": tag}

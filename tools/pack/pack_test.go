@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -36,7 +38,7 @@ func makeAll(t *testing.T, extra ...string) string {
 		t.Fatal(err)
 	}
 	args := append([]string{"-dist", dist, "-version", "v1.2.3-4-gabcdef0", "-commit", "abcdef0", "-time", fmt.Sprint(testTime)}, extra...)
-	for _, name := range []string{"cloudrest_mipsel_24kc.ipk", "cloudrest_mipsel_24kc.apk", "cloudrestd_amd64.deb", "cloudrelay_arm64.deb", "cloudrest_armhf.deb", "cloudrelay_amd64.oci.tar"} {
+	for _, name := range []string{"cloudrest_mipsel_24kc.ipk", "cloudrest_mipsel_24kc.apk", "cloudrestd_amd64.deb", "cloudrelay_arm64.deb", "cloudrest_armhf.deb", "cloudrelay_amd64.oci.tar", "cloudrestd_amd64.oci.tar"} {
 		args = append(args, name+":program")
 	}
 	if err := run(args, io.Discard); err != nil {
@@ -64,9 +66,6 @@ func TestReproducible(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, "LICENSE"), read(t, "../../LICENSE"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	other := time.Now().Add(-time.Hour)
 	if err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
@@ -82,8 +81,8 @@ func TestReproducible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != 10 { // 6 packages, the program, the bill, the manifest, the sums
-		t.Errorf("%d files, want 10", len(list))
+	if len(list) != 11 { // 7 packages, the program, the bill, the manifest, the sums
+		t.Errorf("%d files, want 11", len(list))
 	}
 	for _, d := range list {
 		if !bytes.Equal(read(t, first, d.Name()), read(t, second, d.Name())) {
@@ -327,7 +326,7 @@ func TestOCI(t *testing.T) {
 	unmarshal(files["index.json"], &index)
 	unmarshal(blob(index.Manifests[0]), &m)
 	unmarshal(blob(m.Config), &c)
-	if c.Architecture != "amd64" || c.OS != "linux" || c.Config.User != ociUser || !slices.Equal(c.Config.Entrypoint, []string{"/usr/bin/cloudrelay"}) {
+	if c.Architecture != "amd64" || c.OS != "linux" || c.Config.User != "65532:65532" || !slices.Equal(c.Config.Entrypoint, []string{"/usr/bin/cloudrelay"}) {
 		t.Errorf("configuration = %+v", c)
 	}
 	layer, err := gunzip(blob(m.Layers[0]))
@@ -370,8 +369,8 @@ func TestSignature(t *testing.T) {
 	if err != nil {
 		t.Fatalf("verify: %v", err)
 	}
-	if m.Sequence != testTime || len(m.Files) != 8 {
-		t.Errorf("sequence %d with %d files, want %d with 8", m.Sequence, len(m.Files), testTime)
+	if m.Sequence != testTime || len(m.Files) != 9 {
+		t.Errorf("sequence %d with %d files, want %d with 9", m.Sequence, len(m.Files), testTime)
 	}
 	if _, err := verifyManifest(dist, pub, testTime+1); !errors.Is(err, errOlder) {
 		t.Errorf("an older release: %v, want %v", err, errOlder)
@@ -395,6 +394,69 @@ func TestSignature(t *testing.T) {
 		}
 		if err := os.WriteFile(filepath.Join(dist, name), text, 0o644); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestBill checks the bill of materials, of this program, as far as the schema of CycloneDX
+// 1.6 says what must be there and what must be unique.
+func TestBill(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dist := t.TempDir()
+	copyFile(t, self, filepath.Join(dist, "tool"))
+	if err := run([]string{"-dist", dist, "-version", "v1.2.3", "-time", fmt.Sprint(testTime)}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	var bill struct {
+		BOMFormat, SpecVersion string
+		Version                int
+		Metadata               struct {
+			Timestamp time.Time
+			Component component
+		}
+		Components   []component
+		Dependencies []struct {
+			Ref       string
+			DependsOn []string
+		}
+	}
+	if err := json.Unmarshal(read(t, dist, sbomFile), &bill); err != nil {
+		t.Fatal(err)
+	}
+	if bill.BOMFormat != "CycloneDX" || bill.SpecVersion != "1.6" || bill.Version != 1 || bill.Metadata.Timestamp.Unix() != testTime || bill.Metadata.Component.Name != "cloudrest" {
+		t.Errorf("head of the bill: %s %s %d %+v", bill.BOMFormat, bill.SpecVersion, bill.Version, bill.Metadata)
+	}
+	url := regexp.MustCompile(`^pkg:golang/[a-z0-9./_~-]+@(v[0-9a-zA-Z.%-]+|1\.[0-9.]+[a-z0-9.-]*)$`)
+	known := map[string]bool{}
+	for _, c := range bill.Components {
+		if c.Ref == "" || c.Name == "" || c.Version == "" || known[c.Ref] {
+			t.Errorf("component %+v: want a name, a version, and a reference of its own", c)
+		}
+		known[c.Ref] = true
+		switch c.Type {
+		case "library":
+			if !url.MatchString(c.PURL) {
+				t.Errorf("%q is no package URL of a Go module", c.PURL)
+			}
+		case "application":
+			if want := fmt.Sprintf("%x", sha256.Sum256(read(t, dist, "tool"))); len(c.Hashes) != 1 || c.Hashes[0]["alg"] != "SHA-256" || c.Hashes[0]["content"] != want {
+				t.Errorf("hashes of %s: %v, want SHA-256 %s", c.Name, c.Hashes, want)
+			}
+		default:
+			t.Errorf("type %q", c.Type)
+		}
+	}
+	if !known["tool"] || !slices.ContainsFunc(bill.Components, func(c component) bool { return c.Name == "github.com/goreleaser/nfpm/v2" }) {
+		t.Errorf("components %v, want the program and nfpm, which it is made of", slices.Sorted(maps.Keys(known)))
+	}
+	for _, d := range bill.Dependencies {
+		for _, ref := range append([]string{d.Ref}, d.DependsOn...) {
+			if !known[ref] {
+				t.Errorf("%s depends on %q, which is no component", d.Ref, ref)
+			}
 		}
 	}
 }

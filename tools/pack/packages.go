@@ -18,17 +18,31 @@ import (
 )
 
 const (
-	homepage   = "https://github.com/cloudrest/cloudrest"
-	maintainer = "CloudREST maintainers <maintainers@cloudrest.invalid>"
+	homepage = "https://github.com/cloudrest/cloudrest"
+	// Package formats want an address. This is the code host's form of one that takes no
+	// mail: reports go to the homepage, as SECURITY.md says. Who packages for others puts
+	// their own here.
+	maintainer = "CloudREST maintainers <cloudrest@users.noreply.github.com>"
 	// openwrtUser is what OpenWrt's package scripts make the user from.
 	openwrtUser = "cloudrest=15800:cloudrest=15800"
 )
 
-// descriptions of the packages: one line, and for Debian no article.
+// descriptions of the packages: one line, for Debian without an article, and what follows
+// it there.
 var descriptions = map[string]string{
 	"cloudrestd": "gateway that makes a device's REST service reachable",
 	"cloudrelay": "relay that makes devices behind home routers reachable",
 	"cloudrest":  "command line of CloudREST: find, watch and reach devices",
+}
+
+var moreOf = map[string]string{
+	"cloudrestd": "It stands before a REST service on this machine: HTTPS on the LAN with a\n" +
+		"certificate of its own, discovery by mDNS, pairing, a cache, notifications,\n" +
+		"and one outgoing connection to a relay if one is configured.",
+	"cloudrelay": "Devices with the gateway cloudrestd dial out to it; clients with a token\n" +
+		"reach their REST services through it.",
+	"cloudrest": "It finds devices on the LAN, pairs with them, asks their REST services,\n" +
+		"directly or through a relay, and follows their notifications.",
 }
 
 func (r *release) info(name, arch string) *nfpm.Info {
@@ -174,10 +188,11 @@ func (r *release) deb(name, arch, program, out string) error {
 	info.Version = r.name.deb
 	info.Priority = "optional"
 	info.Recommends = []string{"ca-certificates"}
+	info.Description += "\n" + moreOf[name]
 	info.Deb.Compression = "xz"
 	info.Contents = files.Contents{
 		r.content(program, "/usr/bin/"+name, "", 0o755),
-		r.content(r.path("LICENSE"), "/usr/share/doc/"+name+"/copyright", "", 0o644),
+		r.content(r.path("tools/systemd/copyright"), "/usr/share/doc/"+name+"/copyright", "", 0o644),
 	}
 	if name != "cloudrest" { // a daemon
 		units := r.path("tools/systemd")
@@ -186,8 +201,9 @@ func (r *release) deb(name, arch, program, out string) error {
 			r.content(filepath.Join(units, name+".sysusers"), "/usr/lib/sysusers.d/"+name+".conf", "", 0o644),
 			r.content(filepath.Join(units, name+".conf"), "/etc/cloudrest/"+name+".conf", files.TypeConfigNoReplace, 0o644),
 		)
-		info.Depends = []string{"systemd"}
-		info.Scripts = nfpm.Scripts{PostInstall: filepath.Join(units, name+".postinst"), PreRemove: filepath.Join(units, name+".prerm")}
+		info.Depends = []string{"systemd", "init-system-helpers (>= 1.54~)"} // the version that debhelper asks for with such scripts
+		script := func(kind string) string { return filepath.Join(units, name+"."+kind) }
+		info.Scripts = nfpm.Scripts{PostInstall: script("postinst"), PreRemove: script("prerm"), PostRemove: script("postrm")}
 	}
 	return write(deb.Default, info, out)
 }
