@@ -75,8 +75,10 @@ type Server struct {
 const (
 	// updateLimit bounds one update, over a slow network onto a slow card.
 	updateLimit = 30 * time.Minute
-	callLimit   = time.Minute
-	maxCalls    = 8 // connections at a time; more wait
+	// signatureLimit is for the beginning of it, a few KB.
+	signatureLimit = 30 * time.Second
+	callLimit      = time.Minute
+	maxCalls       = 8 // connections at a time; more wait
 )
 
 // Run serves until ctx is done.
@@ -221,17 +223,15 @@ var (
 )
 
 // only one at a time, and not on trial: the slot that does not run is then the way back.
-func (s *Server) only(w http.ResponseWriter) (release func(), ok bool) {
+func (s *Server) only() error {
 	if !s.busy.TryLock() {
-		refuse(w, http.StatusConflict, errBusy)
-		return nil, false
+		return errBusy
 	}
 	if s.now().Phase != Normal {
 		s.busy.Unlock()
-		refuse(w, http.StatusConflict, errTrial)
-		return nil, false
+		return errTrial
 	}
-	return s.busy.Unlock, true
+	return nil
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request) {
@@ -243,18 +243,22 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnauthorized, errPassword)
 		return
 	}
-	release, ok := s.only(w)
-	if !ok {
-		return
-	}
-	defer func() { release() }()
 	newest, err := s.Memory.Newest(s.Info.Sequence)
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
+	// Whoever has no signature to show cannot keep others waiting.
+	patience := http.NewResponseController(w)
+	patience.SetReadDeadline(time.Now().Add(signatureLimit))
+	ours := false
 	d := update.Device{Key: s.Info.UpdateKey, Board: s.Info.Board, Sequence: newest, Newer: s.Info.Admin == nil}
 	m, err := update.Receive(r.Body, d, s.Machine, func(m *update.Manifest) error {
+		if err := s.only(); err != nil {
+			return err
+		}
+		ours = true
+		patience.SetReadDeadline(time.Now().Add(updateLimit))
 		log.Printf("update: taking %s, sequence %d; this is %s, the newest was %d", m.Version, m.Sequence, s.Info.Version, newest)
 		return s.Memory.Begin()
 	})
@@ -266,7 +270,13 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		log.Printf("update: refused: %v", err)
+		if ours {
+			s.busy.Unlock()
+		}
 		status := http.StatusInternalServerError
+		if errors.Is(err, errBusy) || errors.Is(err, errTrial) {
+			status = http.StatusConflict
+		}
 		for _, e := range []error{update.ErrSignature, update.ErrOther, update.ErrOlder, update.ErrDigest} {
 			if errors.Is(err, e) {
 				status = http.StatusUnprocessableEntity
@@ -277,27 +287,27 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 	}
 	log.Printf("update: %s starts, on trial", m.Version)
 	fmt.Fprintf(w, "%s starts, on trial\n", m.Version)
-	release = func() {} // what is about to start must not be written over
+	// Still busy: what is about to start must not be written over.
 	s.Machine.Restart()
 }
 
 func (s *Server) back(w http.ResponseWriter, r *http.Request) {
-	release, ok := s.only(w)
-	if !ok {
+	if err := s.only(); err != nil {
+		refuse(w, http.StatusConflict, err)
 		return
 	}
-	defer func() { release() }()
 	if s.Memory.Incomplete() {
+		s.busy.Unlock()
 		refuse(w, http.StatusConflict, errNoBack)
 		return
 	}
 	// On trial too: perhaps it is a version that was given up.
 	if err := s.Machine.Try(); err != nil {
+		s.busy.Unlock()
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	io.WriteString(w, "the version before starts, on trial\n")
-	release = func() {}
+	io.WriteString(w, "the version before starts, on trial\n") // and is busy until then
 	s.Machine.Restart()
 }
 

@@ -325,6 +325,25 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// TestSlowStranger: somebody who begins an update and does not go on keeps nobody waiting.
+func TestSlowStranger(t *testing.T) {
+	s, m, key := device(t, nil)
+	body, stranger := io.Pipe()
+	r := newRequest("POST", "/v1/update", nil)
+	r.Body = body
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Handler().ServeHTTP(&recorder{header: http.Header{}, status: 200}, r)
+	}()
+	stranger.Write([]byte("m")) // returns when it was read
+	if status, text := ask(s.Handler(), "POST", "/v1/update", "", bundle(t, key, "new root", nil)); status != 200 || m.tried != 1 {
+		t.Errorf("the owner's update: %d %q, want 200", status, text)
+	}
+	stranger.Close()
+	<-ended
+}
+
 // TestRun serves over TLS.
 func TestRun(t *testing.T) {
 	s, _, _ := device(t, nil)
