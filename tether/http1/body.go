@@ -185,7 +185,7 @@ func (b *body) line(max int) (string, error) {
 }
 
 // trailerNames announces the trailers that the Trailer field promises (RFC 9110 §6.6.2).
-func (b *body) trailerNames(r *http.Request) {
+func trailerNames(r *http.Request) {
 	for _, v := range r.Header["Trailer"] {
 		for name := range strings.SplitSeq(v, ",") {
 			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))

@@ -26,6 +26,7 @@ const (
 	phaseWrite           // inside a write of the answer
 	phaseLinger          // the answer is out, what the client still sends is thrown away
 	phaseHijacked        // the handler owns the connection, and still runs
+	phaseHTTP2           // h2conn keeps its own clocks
 )
 
 const (
@@ -46,6 +47,7 @@ type conn struct {
 	state   atomic.Uint64 // phase in the low byte, sweep number at its begin above
 	reading atomic.Uint64 // likewise for a read beside a write (full duplex); 0: none
 	ctx     atomic.Pointer[reqCtx]
+	h2      *h2conn // set before phaseHTTP2 is entered
 
 	buf  []byte // bytes read and not yet used are buf[r:w]
 	r, w int
@@ -76,6 +78,9 @@ func (c *conn) check(now uint64) {
 	case phaseLinger:
 		limit = lingerPeriod
 	case phaseHijacked:
+		return
+	case phaseHTTP2:
+		c.h2.check()
 		return
 	case phaseHandler:
 		if x := c.ctx.Load(); x != nil && age > 0 && peerClosed(c.raw) {
@@ -120,11 +125,11 @@ func (c *conn) serve() {
 			return
 		}
 		state := t.ConnectionState()
+		c.rwc, c.tls = t, &state
 		if state.NegotiatedProtocol == "h2" {
-			c.srv.h2.give(t)
+			c.serveHTTP2()
 			return
 		}
-		c.rwc, c.tls = t, &state
 	}
 	keep := true
 	for keep && !c.srv.closing.Load() {
@@ -266,6 +271,18 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%d: %s", e.status, e.text) }
 
+// body is the JSON of every refusal.
+func (e *statusError) body() string {
+	return fmt.Sprintf("{\"error\":%d,\"message\":%q}\n", e.status, e.text)
+}
+
+// ServeHTTP answers with it, over HTTP/2.
+func (e *statusError) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.status)
+	io.WriteString(w, e.body())
+}
+
 func badRequest(text string) error { return &statusError{http.StatusBadRequest, text} }
 
 // refuse answers a head that cannot be served, and gives the client the time to read it.
@@ -275,7 +292,7 @@ func (c *conn) refuse(err error) {
 		return // the connection ended, or broke
 	}
 	c.srv.log().Debug("request refused", "peer", c.remote, "err", err)
-	body := fmt.Sprintf("{\"error\":%d,\"message\":%q}\n", e.status, e.text)
+	body := e.body()
 	c.write(fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 		e.status, http.StatusText(e.status), date(), len(body), body))
 	c.linger()
@@ -285,14 +302,8 @@ func (c *conn) refuse(err error) {
 // would reset the connection and take the answer with it (RFC 9112 §9.6).
 func (c *conn) linger() {
 	c.enter(phaseLinger)
-	cw, ok := c.rwc.(interface{ CloseWrite() error })
-	if !ok || cw.CloseWrite() != nil {
+	if !c.closeWrite() {
 		return
-	}
-	if _, ok := c.rwc.(*tls.Conn); ok { // its CloseWrite sends the alert, not the FIN
-		if tcp, ok := c.raw.(interface{ CloseWrite() error }); ok {
-			tcp.CloseWrite()
-		}
 	}
 	buf := make([]byte, firstBuffer)
 	for n := 0; n < lingerBytes; {
@@ -309,6 +320,20 @@ func (c *conn) linger() {
 			return
 		}
 	}
+}
+
+// closeWrite ends what the client reads.
+func (c *conn) closeWrite() bool {
+	cw, ok := c.rwc.(interface{ CloseWrite() error })
+	if !ok || cw.CloseWrite() != nil {
+		return false
+	}
+	if _, ok := c.rwc.(*tls.Conn); ok { // its CloseWrite sends the alert, not the FIN
+		if tcp, ok := c.raw.(interface{ CloseWrite() error }); ok {
+			tcp.CloseWrite()
+		}
+	}
+	return true
 }
 
 // run has the request answered.

@@ -110,6 +110,7 @@ func TestRefused(t *testing.T) {
 		"RFC 9112 §3 control in target":    {"GET /\x7f HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		"RFC 9112 §3.2 relative target":    {"GET a HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		"RFC 9112 §3.2 fragment":           {"GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400},
+		"RFC 9112 §3.2 fragment, query":    {"GET /a?b#c HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		"RFC 3986 §2.1 bad escape":         {"GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		"RFC 9112 §2.3 version":            {"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505},
 		"RFC 9112 §2.3 malformed version":  {"GET / HTTP/1.2x\r\nHost: h\r\n\r\n", 400},

@@ -119,7 +119,7 @@ func (x *exchange) target(r *http.Request, method, target string) error {
 	r.URL = &x.url
 	switch {
 	case target[0] == '/':
-		return x.path(target)
+		return setPath(&x.url, target)
 	case target == "*" && method == http.MethodOptions:
 		x.url.Path = "*"
 		return nil
@@ -143,33 +143,34 @@ func (x *exchange) target(r *http.Request, method, target string) error {
 		return badRequest("the target's host and the Host field differ")
 	}
 	r.Host, r.RequestURI = authority, path
-	return x.path(path)
+	return setPath(&x.url, path)
 }
 
-// path fills the URL in. The common case, with nothing to unescape, costs no allocation.
-func (x *exchange) path(target string) error {
+// setPath fills a URL in from a target that begins with a slash. The common case, with
+// nothing to unescape, costs no allocation.
+func setPath(u *url.URL, target string) error {
 	path, query, hasQuery := strings.Cut(target, "?")
-	x.url.RawQuery, x.url.ForceQuery = query, hasQuery && query == ""
-	if !strings.ContainsAny(path, "%#") && plain(path) {
-		x.url.Path = path
-		return nil
-	}
+	u.RawQuery, u.ForceQuery = query, hasQuery && query == ""
 	if strings.IndexByte(target, '#') >= 0 {
 		return badRequest("a fragment in the request target")
 	}
-	u, err := url.ParseRequestURI(path)
-	if err != nil || u.Host != "" {
+	if strings.IndexByte(path, '%') < 0 && plain(path) {
+		u.Path = path
+		return nil
+	}
+	parsed, err := url.ParseRequestURI(path)
+	if err != nil || parsed.Host != "" {
 		if strings.HasPrefix(path, "//") { // url takes it for an authority
 			un, uerr := url.PathUnescape(path)
 			if uerr != nil {
 				return badRequest("malformed request target")
 			}
-			x.url.Path, x.url.RawPath = un, path
+			u.Path, u.RawPath = un, path
 			return nil
 		}
 		return badRequest("malformed request target")
 	}
-	x.url.Path, x.url.RawPath = u.Path, u.RawPath
+	u.Path, u.RawPath = parsed.Path, parsed.RawPath
 	return nil
 }
 
@@ -207,7 +208,7 @@ func (x *exchange) framing(r *http.Request, h http.Header) error {
 		delete(h, "Transfer-Encoding")
 		r.TransferEncoding, r.ContentLength = []string{"chunked"}, -1
 		x.body.chunked = true
-		x.body.trailerNames(r)
+		trailerNames(r)
 	case hasCL:
 		if len(cl) != 1 {
 			return badRequest("more than one Content-Length")

@@ -1,5 +1,5 @@
-// Package http1 is the HTTP server of gateway and relay: HTTP/1.1 by RFC 9112, strict
-// and lean, and HTTP/2 handed to net/http. Handlers are ordinary http.Handlers.
+// Package http1 is the HTTP server of gateway and relay: HTTP/1.1 by RFC 9112 and, over
+// TLS, HTTP/2 by RFC 9113, strict and lean. Handlers are ordinary http.Handlers.
 //
 // It exists for two reasons. A gateway must refuse a request that two parsers could read
 // differently (RFC 9112 §11.2), where net/http repairs some of them before a handler can
@@ -43,7 +43,10 @@ type Server struct {
 	// TLS makes the listener speak TLS, and HTTP/2 where "h2" is in NextProtos, which it
 	// must not be unless HasHTTP2. nil: plain HTTP/1.1.
 	TLS *tls.Config
-	// HTTP2 bounds HTTP/2 connections.
+	// HTTP2 bounds HTTP/2 connections: MaxConcurrentStreams (default 100),
+	// MaxReceiveBufferPerStream (default 64 KiB), MaxReceiveBufferPerConnection (default: of
+	// all streams; never less than 64 KiB), SendPingTimeout (while requests run; default:
+	// never), PingTimeout (default 15 s). The limits in time below hold for HTTP/2 too.
 	HTTP2 http.HTTP2Config
 
 	MaxHead     int           // bytes of a request's head; default 32 KiB; more: 431
@@ -61,7 +64,6 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // guarded by mu
 	listeners map[net.Listener]struct{}
-	h2        *http2Server   // with TLS
 	running   sync.WaitGroup // connections and sweepers
 }
 
@@ -134,9 +136,6 @@ func (s *Server) begin(l net.Listener) error {
 		s.conns, s.listeners = map[*conn]struct{}{}, map[net.Listener]struct{}{}
 	}
 	s.listeners[l] = struct{}{}
-	if s.TLS != nil && s.h2 == nil {
-		s.h2 = startHTTP2(s, l.Addr())
-	}
 	return nil
 }
 
@@ -196,16 +195,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		l.Close()
 	}
 	for c := range s.conns {
-		if p, _ := c.phase(); p == phaseIdle || p == phaseHijacked {
+		switch p, _ := c.phase(); p {
+		case phaseIdle, phaseHijacked:
 			c.raw.Close()
+		case phaseHTTP2:
+			s.running.Go(func() { c.h2.goAway(false) })
 		}
 	}
-	h2 := s.h2
 	s.mu.Unlock()
-	var err error
-	if h2 != nil {
-		err = h2.shutdown(ctx)
-	}
 	ended := make(chan struct{})
 	go func() { // ends as soon as the connections do, which Close sees to
 		s.running.Wait()
@@ -213,7 +210,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-ended:
-		return err
+		return nil
 	case <-ctx.Done():
 		s.Close()
 		<-ended
@@ -232,9 +229,6 @@ func (s *Server) Close() error {
 	for c := range s.conns {
 		c.raw.Close()
 		c.gone(errServerClosed)
-	}
-	if s.h2 != nil {
-		s.h2.close()
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package edge is the gateway's HTTP server toward the LAN with the limits that a device
 // on an open network needs: old TLS, floods of connections, slow loris, readers that do
 // not read. HTTP/1.1 is served by tether/http1, which refuses what two parsers could read
-// differently, HTTP/2 by net/http, unless the build tag no_http2 leaves that out. It knows
+// differently, and HTTP/2 likewise, unless the build tag no_http2 leaves that out. It knows
 // nothing of what the handler does.
 package edge
 
@@ -32,8 +32,7 @@ const (
 	// the windows of all its streams: uploads that wait for a place in the origin would
 	// otherwise use it up, and those that have a place could not go on to give it back.
 	h2StreamWindow = 64 << 10
-	h2MaxWindow    = 4<<20 - 64<<10 // net/http takes less than 4 MiB
-	h2FrameSize    = 16 << 10
+	h2MaxWindow    = 4<<20 - 64<<10
 	h2PingAfter    = 30 * time.Second
 	h2PingTimeout  = 15 * time.Second
 )
@@ -146,12 +145,10 @@ func New(c Config) (*Server, error) {
 	window := min(streams*h2StreamWindow, h2MaxWindow)
 	s.http.HTTP2 = http.HTTP2Config{
 		MaxConcurrentStreams:          streams,
-		MaxReadFrameSize:              h2FrameSize,
 		MaxReceiveBufferPerConnection: window,
 		MaxReceiveBufferPerStream:     max(window/streams, 1),
 		SendPingTimeout:               h2PingAfter,
 		PingTimeout:                   h2PingTimeout,
-		WriteByteTimeout:              c.Stall,
 	}
 	if c.TLS != nil {
 		s.http.TLS = TLSConfig(c.TLS)
