@@ -437,6 +437,12 @@ func storm(t *testing.T, off coherence, length time.Duration) (ops int, hits uin
 	return ops, r.cache.Stats().Hits, wrong
 }
 
+// So many answers from the store show something; until then there is another storm, up to so many.
+const (
+	leastHits = 100
+	maxStorms = 8
+)
+
 // After a write's answer was seen on one way, no later GET on any way is answered with what
 // was before.
 func TestCoherence(t *testing.T) {
@@ -455,12 +461,21 @@ func TestCoherence(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			ops, hits, wrong := storm(t, tc.off, tc.length)
-			t.Logf("%d requests, %d answered from the store, %d registers wrong", ops, hits, len(wrong))
+			// A busy machine gets little done in one of them.
+			var hits uint64
+			var wrong []string
+			for range maxStorms {
+				n, h, w := storm(t, tc.off, tc.length)
+				hits, wrong = hits+h, append(wrong, w...)
+				t.Logf("%d requests, %d answered from the store, %d registers wrong", n, h, len(w))
+				if hits >= leastHits && (len(wrong) > 0 || !tc.wrong) {
+					break
+				}
+			}
 			if (len(wrong) > 0) != tc.wrong {
 				t.Errorf("the checker found %q, want something found: %v", wrong, tc.wrong)
 			}
-			if hits < 100 {
+			if hits < leastHits {
 				t.Errorf("%d requests were answered from the store: this shows nothing", hits)
 			}
 		})
