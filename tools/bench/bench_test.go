@@ -109,15 +109,15 @@ func TestBenchesRun(t *testing.T) {
 	})
 	t.Run("cache", func(t *testing.T) {
 		r := run(t, dir, "cache", small...)
-		want := []string{"nginx proxy_cache", "nginx", "cloudrestd, from its cache", "cloudrestd", "net/http, in-memory handler"}
-		goals := 2
+		want := []string{"nginx proxy_cache", "nginx", "cloudrestd, from its cache", "cloudrestd, validating", "cloudrestd --cache=off", "net/http, in-memory handler"}
+		goals := 3
 		if !slices.Contains(names(r, "server"), "nginx") {
-			want, goals = want[2:], 1
+			want, goals = want[2:], 2
 		}
 		if got := names(r, "server"); !slices.Equal(got, want) {
 			t.Errorf("rows = %q, want %q", got, want)
 		}
-		positive(t, r, "cpu_us_per_request", "ratio_to_uncached", "requests_per_second", "rss_bytes")
+		positive(t, r, "cpu_us_per_request", "ratio_to_validating", "ratio_to_uncached", "requests_per_second", "rss_bytes")
 		if len(r.Goals) != goals {
 			t.Errorf("goals = %v, want %d", r.Goals, goals)
 		}
