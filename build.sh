@@ -10,8 +10,9 @@
 #   ./build.sh --list              print the names and stop
 #   ./build.sh --profile full      cloudrestd for MIPS with HTTP/2 on the LAN, and faster; the default (router) is
 #                                  smaller: it fits beside OpenWrt in 16 MB of flash
-#   ./build.sh --profile tiny      for the smallest flash: slower TLS, too
+#   ./build.sh --profile tiny      for the smallest flash: the LAN alone, and slower TLS (openwrt/README.md)
 #   ./build.sh --tags A,B          Go build tags (openwrt/README.md lists ours with their sizes)
+#   ./build.sh --sizes             print what each profile and tag is worth on MIPS, as the table of openwrt/README.md
 #   ./build.sh --best              for a release: .ipk files 6 % smaller, 20 s longer each (zopfli)
 #   ./build.sh --key FILE          sign dist/manifest.json: openssl genpkey -algorithm ed25519; with it, devices
 #                                  that run an image take updates, and only those signed with this key
@@ -66,11 +67,11 @@ gate_bytes=10200000
 gate_xz=2250000
 gate_ipk_name=cloudrest_mipsel_24kc.ipk
 gate_ipk=3300000
-# An aim, not a limit: it takes leaving out mDNS as well.
+# Aims, not limits.
 tiny_bytes=8600000
 tiny_xz=1800000
 
-usage() { sed -n '2,20s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,21s/^# \{0,1\}//p' "$0"; }
 
 only=
 mode=dist
@@ -112,6 +113,7 @@ while [ $# -gt 0 ]; do
 	--no-images) with_images=no ;;
 	--host) mode=host ;;
 	--memory) mode=memory ;;
+	--sizes) mode=sizes ;;
 	--list) mode=list ;;
 	-h | --help)
 		usage
@@ -127,7 +129,7 @@ done
 
 case $profile in
 full | router) ;;
-tiny) tags=${tags:+$tags,}no_page,no_cache,no_coap ;;
+tiny) ;;
 *)
 	echo "build: unknown profile \"$profile\": want full, router or tiny" >&2
 	exit 2
@@ -175,14 +177,27 @@ hot_tiny="internal/runtime/atomic internal/runtime/sys internal/abi internal/byt
 	crypto/internal/fips140/nistec/fiat crypto/internal/fips140/bigmod crypto/internal/fips140/edwards25519/field
 	crypto/internal/fips140/alias crypto/internal/fips140deps/... vendor/golang.org/x/crypto/..."
 
+# What the gateway can be built without (firmware/internal/features), and all that the tiny
+# profile leaves out.
+features='no_board no_cache no_mdns no_page no_provision no_tether'
+tiny_tags=no_board,no_cache,no_mdns,no_page,no_provision,no_tether
+
+# For MIPS, zeroconf gets our own message format instead of github.com/miekg/dns, by a second
+# go.mod (firmware/discovery/dns): 460 KB less, 71 KB with xz.
+small_mod() {
+	mkdir -p "$1"
+	cp go.mod go.sum "$1/"
+	go mod edit -replace github.com/miekg/dns=./firmware/discovery/dns/zeroconf "$1/go.mod"
+}
+
 compile() { # output, package
 	output=$1
 	package=$2
 	tags_here=$tags
 	flags=$ldflags
-	case $profile:${like:-${GOARCH:-}}:$package in tiny:*/cloudrestd | router:mips*/cloudrestd)
-		tags_here=${tags:+$tags,}no_http2,no_handler
-		;;
+	case $profile:${like:-${GOARCH:-}}:$package in
+	tiny:*/cloudrestd) tags_here=${tags:+$tags,}no_http2,no_handler,$tiny_tags ;;
+	router:mips*/cloudrestd) tags_here=${tags:+$tags,}no_http2,no_handler ;;
 	esac
 	set --
 	case ${like:-${GOARCH:-}} in mips*)
@@ -195,10 +210,16 @@ compile() { # output, package
 		# The segments of the file lie 64 KiB apart, for kernels with such pages. Those of
 		# 32-bit routers have 4 KiB, a few 16: up to 100 KB less.
 		flags="$flags -R 0x4000"
+		small=$(mktemp -d)
+		small_mod "$small"
+		set -- "$@" -modfile="$small/go.mod"
 		;;
 	esac
 	[ -z "$tags_here" ] || set -- "$@" -tags "$tags_here"
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$flags" "$@" -o "$output" "$package"
+	built=0
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$flags" "$@" -o "$output" "$package" || built=$?
+	[ -z "${small:-}" ] || rm -rf "$small"
+	return $built
 }
 
 failed=no # at the end; until then everything is made
@@ -239,6 +260,22 @@ if [ $mode = memory ]; then
 	mkdir -p bin
 	GOOS=linux GOARCH=386 like=mips compile bin/cloudrestd-386 ./firmware/cmd/cloudrestd
 	GOOS=linux GOARCH=amd64 compile bin/cloudrestd-amd64 ./firmware/cmd/cloudrestd
+	exit 0
+fi
+
+# For the table: bytes on flash before and after xz, with each choice alone.
+if [ $mode = sizes ]; then
+	temporary=$(mktemp -d)
+	trap 'rm -rf "$temporary"' EXIT
+	export GOOS=linux GOARCH=mipsle GOMIPS=softfloat
+	row() { # what it is called; profile and tags are set
+		compile "$temporary/cloudrestd" ./firmware/cmd/cloudrestd
+		printf '| %s | %s | %s |\n' "$1" "$(wc -c <"$temporary/cloudrestd")" "$(xz -9e -c "$temporary/cloudrestd" | wc -c)"
+	}
+	printf '| build for mipsle | bytes | %s |\n|---|---|---|\n' "\`xz -9e\`"
+	for profile in full router tiny; do row "\`--profile $profile\`"; done
+	profile=router
+	for tags in $features; do row "\`--tags $tags\`"; done
 	exit 0
 fi
 

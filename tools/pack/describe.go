@@ -239,6 +239,9 @@ func (r *release) sbom() ([]byte, error) {
 			for d.Replace != nil {
 				d = d.Replace
 			}
+			if strings.HasPrefix(d.Path, ".") {
+				continue // a folder of ours, which build.sh puts in a library's place
+			}
 			add(d.Path, d.Version, d.Sum)
 		}
 		slices.Sort(on)
