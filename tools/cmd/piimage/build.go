@@ -54,6 +54,7 @@ const (
 	samplePackage  = mainModule + "/tools/cmd/irrigation"
 	originPackage  = ownModule + "/onboard/origin"
 	guardPackage   = ownModule + "/onboard/guard"
+	wifiPackage    = ownModule + "/onboard/wifi"
 	pairPackage    = ownModule + "/onboard/pair"
 	adminPackage   = ownModule + "/onboard/admin"
 	zeroPackage    = ownModule + "/onboard/zero"
@@ -110,7 +111,9 @@ type options struct {
 	network                               string
 	trial                                 time.Duration
 	noSecrets                             bool
-	updateKey, signKey, kernelDeb         string
+	updateKey, signKey                    string
+	kernelDeb, radioDeb                   string
+	wifiSSID, wifiPSKFile                 string
 }
 
 type repeated []string
@@ -132,6 +135,9 @@ func (o *options) declare(f *flag.FlagSet) {
 		"only a signed newer one is taken, and nobody can do more")
 	f.StringVar(&o.updateKey, "update-key", "", "PEM `file` with an Ed25519 public key: the device takes only updates that piimage sign signed with its other half")
 	f.StringVar(&o.signKey, "sign-key", "", "PEM `file` with the Ed25519 private key: build with its public half as --update-key, and make the signed update as piimage sign does")
+	f.StringVar(&o.wifiSSID, "wifi-ssid", "", "for zero-w, the `name` of the Wi-Fi network to join (WPA2 with a passphrase, or open); NOT tried on hardware")
+	f.StringVar(&o.wifiPSKFile, "wifi-psk-file", "", "`file` with the passphrase of that network in one line, 8 to 63 characters; without, the network is open")
+	f.StringVar(&o.radioDeb, "radio-deb", "", "for zero-w with Wi-Fi, Debian's firmware-brcm80211 as a `file`, instead of fetching it")
 	f.StringVar(&o.kernelDeb, "kernel-deb", "", "for zero-w, Debian's kernel package as a `file`, instead of fetching it")
 	f.StringVar(&o.size, "size", "", "of the image (default: 2G, at least 1300M; for zero-w 512M, at least 200M); what the system does not need is for the state of the gateway and of the service")
 	f.StringVar(&o.relay, "relay", "", "relays, wss:// `URLs` with commas between; without, the device is on the LAN only")
@@ -195,6 +201,20 @@ func (o *options) validate() (board, int64, error) {
 	if o.kernelDeb != "" && b.name != zeroName {
 		bad("--kernel-deb is for --board " + zeroName)
 	}
+	if o.wifiSSID != "" && b.name != zeroName || len(o.wifiSSID) > maxSSID {
+		bad("--wifi-ssid %q: want --board %s, and at most %d bytes", o.wifiSSID, zeroName, maxSSID)
+	}
+	if o.wifiSSID == "" && (o.wifiPSKFile != "" || o.radioDeb != "") {
+		bad("--wifi-psk-file and --radio-deb are for --wifi-ssid")
+	}
+	if o.wifiPSKFile != "" {
+		if o.noSecrets {
+			bad("--wifi-psk-file: an image with --no-secrets may be published, a passphrase may not")
+		}
+		if _, err := o.passphrase(); err != nil {
+			bad("--wifi-psk-file: %v", err)
+		}
+	}
 	if o.updateKey != "" && o.signKey != "" {
 		bad("--update-key and --sign-key exclude each other")
 	}
@@ -202,6 +222,21 @@ func (o *options) validate() (board, int64, error) {
 		bad("--no-secrets and --secrets exclude each other")
 	}
 	return b, size, errors.Join(all...)
+}
+
+const maxSSID = 32 // bytes (IEEE 802.11 §9.4.2.2)
+
+// passphrase reads that of the network (IEEE 802.11 §J.4.1).
+func (o *options) passphrase() (string, error) {
+	text, err := os.ReadFile(o.wifiPSKFile)
+	if err != nil {
+		return "", err
+	}
+	s := strings.TrimRight(string(text), "\r\n")
+	if len(s) < 8 || len(s) > 63 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", errors.New("want one line with 8 to 63 characters of ASCII")
+	}
+	return s, nil
 }
 
 // permMin is the least room for state, in bytes: a journal of ext4 and the gateway's.
@@ -284,6 +319,9 @@ func (j *job) packages(o *options) map[string][]string {
 	}
 	if j.board.kernel == "" {
 		own = append(own, zeroPackage)
+		if o.wifiSSID != "" {
+			own = append(own, wifiPackage)
+		}
 	} else {
 		own = append(own, "github.com/gokrazy/gokrazy", randomPackage, guardPackage)
 		if j.closed() {

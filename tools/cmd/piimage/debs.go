@@ -16,15 +16,21 @@ import (
 
 // deb is a pinned Debian package.
 type deb struct {
-	suite, arch, name, version string
-	sha256                     string // of the file
+	suite, component, arch, name, version string
+	source                                string // package, as snapshot.debian.org has it
+	sha256                                string // of the file
+	option                                string // of piimage that names a copy
 }
 
 // zeroKernel is Debian's kernel for the processor of the first Raspberry Pis (ARMv6).
 // Debian keeps only the newest of a point release on its mirrors: when this one is gone, a
 // new version and its SHA-256 go here, from "apt-cache show", and the test boots it.
-var zeroKernel = deb{suite: "bookworm", arch: "armel", name: "linux-image-6.1.0-50-rpi", version: "6.1.176-1",
-	sha256: "b6646f99eb5809a17d5781054e009d5d4f2f532d5d03d9d30d7c6f87077b746b"}
+var zeroKernel = deb{suite: "bookworm", component: "main", arch: "armel", name: "linux-image-6.1.0-50-rpi", version: "6.1.176-1", source: "linux",
+	sha256: "b6646f99eb5809a17d5781054e009d5d4f2f532d5d03d9d30d7c6f87077b746b", option: "--kernel-deb"}
+
+// radioFirmware is what the radio of a Zero W runs. It may be redistributed, but not changed.
+var radioFirmware = deb{suite: "bookworm", component: "non-free-firmware", arch: "armel", name: "firmware-brcm80211", version: "20230210-5", source: "firmware-nonfree",
+	sha256: "602b8c2dd176edbb187fe8d0d2ad8fadbfb7885e5fc3425b579c2d36ec72aa19", option: "--radio-deb"}
 
 const debianKeys = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -44,8 +50,8 @@ func (d deb) fetch(ctx context.Context, work, given string, step func(string, ..
 		return kept, nil
 	}
 	unobtainable := func(err error) error {
-		return fmt.Errorf("fetch %s %s (%s) from Debian: %w\nwith a copy of the file from elsewhere, such as https://snapshot.debian.org/package/linux/%s/: --kernel-deb FILE (SHA-256 %s)",
-			d.name, d.version, d.arch, err, d.version, d.sha256)
+		return fmt.Errorf("fetch %s %s (%s) from Debian: %w\nwith a copy of the file from elsewhere, such as https://snapshot.debian.org/package/%s/%s/: %s FILE (SHA-256 %s)",
+			d.name, d.version, d.arch, err, d.source, d.version, d.option, d.sha256)
 	}
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -55,15 +61,15 @@ func (d deb) fetch(ctx context.Context, work, given string, step func(string, ..
 	if _, err := os.Stat(debianKeys); err != nil {
 		return "", unobtainable(fmt.Errorf("%w (apt install debian-archive-keyring)", err))
 	}
-	step("fetch %s %s, 26 MB, and the list of Debian's packages", d.name, d.version)
-	apt := filepath.Join(work, "apt")
+	step("fetch %s %s and the list of Debian's packages", d.name, d.version)
+	apt := filepath.Join(work, "apt-"+d.name)
 	for _, dir := range []string{"state/lists/partial", "cache/archives/partial", "etc", "got"} {
 		if err := os.MkdirAll(filepath.Join(apt, dir), 0o755); err != nil {
 			return "", err
 		}
 	}
 	source := func(uri, suites string) string {
-		return fmt.Sprintf("Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nArchitectures: %s\nSigned-By: %s\n\n", uri, suites, d.arch, debianKeys)
+		return fmt.Sprintf("Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By: %s\n\n", uri, suites, d.component, d.arch, debianKeys)
 	}
 	files := map[string]string{
 		"debian.sources": source("http://deb.debian.org/debian", d.suite+" "+d.suite+"-updates") + source("http://deb.debian.org/debian-security", d.suite+"-security"),

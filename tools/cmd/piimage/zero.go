@@ -54,7 +54,14 @@ func (o *options) zero(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	modules, order, err := pickModules(kernel, zeroModules)
+	want, radio := zeroModules, map[string][]byte(nil)
+	if o.wifiSSID != "" {
+		want = append(slices.Clone(want), "brcmfmac")
+		if radio, err = o.radio(ctx, j); err != nil {
+			return err
+		}
+	}
+	modules, order, err := pickModules(kernel, want)
 	if err != nil {
 		return err
 	}
@@ -63,7 +70,7 @@ func (o *options) zero(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	initrd, err := o.initrd(j, programs, modules, order)
+	initrd, err := o.initrd(j, programs, modules, radio, order)
 	if err != nil {
 		return err
 	}
@@ -116,9 +123,45 @@ func (o *options) zero(ctx context.Context, j *job) error {
 	if j.others, err = moduleComponents(ctx, j.own, "github.com/gokrazy/firmware"); err != nil {
 		return err
 	}
+	if radio != nil {
+		j.others = append(j.others, bomComponent{"firmware", radioFirmware.name, radioFirmware.version, "pkg:deb/debian/" + radioFirmware.name + "@" + radioFirmware.version})
+	}
 	j.others = append(j.others, bomComponent{"operating-system", zeroKernel.name, zeroKernel.version,
 		fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", zeroKernel.name, zeroKernel.version, zeroKernel.arch)})
 	return nil
+}
+
+// radio fetches the firmware of the Zero W's radio, under the names that its driver asks for.
+func (o *options) radio(ctx context.Context, j *job) (map[string][]byte, error) {
+	j.info.WiFi = &device.WiFi{SSID: o.wifiSSID}
+	if o.wifiPSKFile != "" {
+		var err error
+		if j.info.WiFi.PSK, err = o.passphrase(); err != nil {
+			return nil, err
+		}
+	}
+	path, err := radioFirmware.fetch(ctx, j.work, o.radioDeb, j.step)
+	if err != nil {
+		return nil, err
+	}
+	const folder = "lib/firmware/"
+	names := map[string]string{ // the second ones are links in the package
+		folder + "cypress/cyfmac43430-sdio.bin":                      "brcmfmac43430-sdio.bin",
+		folder + "cypress/cyfmac43430-sdio.clm_blob":                 "brcmfmac43430-sdio.clm_blob",
+		folder + "brcm/brcmfmac43430-sdio.raspberrypi,3-model-b.txt": "brcmfmac43430-sdio.raspberrypi,model-zero-w.txt",
+	}
+	found, err := radioFirmware.files(ctx, path, func(name string) bool { return names[name] != "" })
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]byte{}
+	for from, to := range names {
+		if found[from] == nil {
+			return nil, fmt.Errorf("%s is not in %s", from, path)
+		}
+		all[to] = found[from]
+	}
+	return all, nil
 }
 
 func find(files map[string][]byte, part string) []byte {
@@ -216,6 +259,9 @@ func (o *options) zeroPrograms(ctx context.Context, j *job) (map[string][]byte, 
 	if o.originBinary == "" {
 		list = append(list, struct{ name, dir, pkg, ldflags string }{"origin", j.source, samplePackage, small})
 	}
+	if o.wifiSSID != "" {
+		list = append(list, struct{ name, dir, pkg, ldflags string }{"wifi", j.own, wifiPackage, small})
+	}
 	all := map[string][]byte{}
 	env := []string{"GOOS=linux", "GOARCH=arm", "GOARM=6", "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off"}
 	for _, p := range list {
@@ -241,7 +287,7 @@ func (o *options) zeroPrograms(ctx context.Context, j *job) (map[string][]byte, 
 var caBundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"}
 
 // initrd makes the whole system: a file system that the kernel unpacks into memory.
-func (o *options) initrd(j *job, programs, modules map[string][]byte, order []string) ([]byte, error) {
+func (o *options) initrd(j *job, programs, modules, radio map[string][]byte, order []string) ([]byte, error) {
 	info := j.info
 	for _, m := range order {
 		info.Modules = append(info.Modules, "/lib/modules/"+m)
@@ -258,6 +304,9 @@ func (o *options) initrd(j *job, programs, modules map[string][]byte, order []st
 		{Name: "ntp", Args: []string{"/bin/ntp"}, Dir: "/perm/home/ntp"},
 		{Name: "cloudrestd", Args: gateway, Dir: "/perm/home/cloudrestd"},
 		{Name: "origin", Args: origin, Dir: "/perm/home/origin"},
+	}
+	if radio != nil {
+		info.Programs = append(info.Programs, device.Program{Name: "wifi", Args: []string{"/bin/wifi"}, Dir: "/"})
 	}
 	info.Pair = []string{"/bin/cloudrestd", "pair", "--invite", "--role", "owner", "--state-dir", stateDir}
 	text, err := json.MarshalIndent(info, "", "\t")
@@ -281,6 +330,9 @@ func (o *options) initrd(j *job, programs, modules map[string][]byte, order []st
 			return nil, err
 		}
 	}
+	for name, content := range radio {
+		files["lib/firmware/brcm/"+name] = content
+	}
 	for name, content := range modules {
 		files["lib/modules/"+name] = content
 	}
@@ -296,7 +348,7 @@ func (o *options) initrd(j *job, programs, modules map[string][]byte, order []st
 		return nil, err
 	}
 	c := &cpio{w: packed}
-	for _, dir := range []string{"bin", "dev", "etc", "etc/cloudrest", "etc/ssl", "etc/ssl/certs", "lib", "lib/modules", "perm", "proc", "run", "sys", "tmp"} {
+	for _, dir := range []string{"bin", "dev", "etc", "etc/cloudrest", "etc/ssl", "etc/ssl/certs", "lib", "lib/firmware", "lib/firmware/brcm", "lib/modules", "perm", "proc", "run", "sys", "tmp"} {
 		c.entry(dir, cpioFolder|0o755, 0, 0, nil)
 	}
 	// Before init mounts /dev, it needs somewhere to write.

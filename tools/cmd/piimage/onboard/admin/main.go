@@ -123,9 +123,11 @@ func (m *machine) State(st *device.State) {
 func (m *machine) Try() error { return gokr.Ask(gokr.Testboot) }
 
 func (m *machine) Restart() {
-	if err := gokr.Ask(gokr.Reboot); err != nil {
-		log.Print("restart: ", err)
-	}
+	time.AfterFunc(device.Soon, func() {
+		if err := gokr.Ask(gokr.Reboot); err != nil {
+			log.Print("restart: ", err)
+		}
+	})
 }
 
 func (m *machine) Run(ctx context.Context, argv []string) ([]byte, error) {

@@ -33,6 +33,13 @@ type Info struct {
 	Modules   []string  `json:"modules,omitempty"`   // of the kernel, in the order of loading
 	Interface string    `json:"interface,omitempty"` // that gets an address; none: every one
 	Programs  []Program `json:"programs,omitempty"`
+	WiFi      *WiFi     `json:"wifi,omitempty"`
+}
+
+// WiFi is the network of a board with a radio.
+type WiFi struct {
+	SSID string `json:"ssid"`
+	PSK  string `json:"psk,omitempty"` // passphrase of WPA2; none: an open network
 }
 
 // Admin is who may do more than offer an update.

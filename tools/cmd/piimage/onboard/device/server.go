@@ -55,13 +55,16 @@ type Machine interface {
 	State(*State)
 	// Try makes the next start one of the slot that does not run, on trial.
 	Try() error
-	// Restart ends everything and starts again, soon.
+	// Restart ends everything and starts again, after Soon: the answer goes out first.
 	Restart()
 	// Run runs a command and returns what it printed.
 	Run(ctx context.Context, argv []string) ([]byte, error)
 	// Log returns the last that a program printed.
 	Log(ctx context.Context, program string) ([]byte, error)
 }
+
+// Soon is how long a restart waits for answers to go out.
+const Soon = 2 * time.Second
 
 // Server lets people on the LAN look at the device and update it.
 type Server struct {
@@ -77,6 +80,7 @@ const (
 	updateLimit = 30 * time.Minute
 	// signatureLimit is for the beginning of it, a few KB.
 	signatureLimit = 30 * time.Second
+	maxRest        = 1 << 30 // bytes of an update that is refused; callLimit is less
 	callLimit      = time.Minute
 	maxCalls       = 8 // connections at a time; more wait
 )
@@ -273,6 +277,9 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 		if ours {
 			s.busy.Unlock()
 		}
+		// Read the rest, so that the answer is not lost to somebody who is still sending.
+		patience.SetReadDeadline(time.Now().Add(callLimit))
+		io.Copy(io.Discard, io.LimitReader(r.Body, maxRest))
 		status := http.StatusInternalServerError
 		if errors.Is(err, errBusy) || errors.Is(err, errTrial) {
 			status = http.StatusConflict

@@ -235,7 +235,9 @@ func (s *system) serve(ctx context.Context) {
 }
 
 // Restart implements device.Machine.
-func (s *system) Restart() { s.once.Do(func() { close(s.restart) }) }
+func (s *system) Restart() {
+	s.once.Do(func() { time.AfterFunc(device.Soon, func() { close(s.restart) }) })
+}
 
 // Run implements device.Machine.
 func (s *system) Run(ctx context.Context, argv []string) ([]byte, error) {

@@ -1,0 +1,181 @@
+// Command wifi runs in an image for a board with a radio and keeps it on one network: an
+// open one, or one with a passphrase (WPA2-PSK). There is no supplicant: the radio's own
+// firmware does the handshake, as those of Broadcom do (nl80211, 4WAY_HANDSHAKE_STA_PSK).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/onboard/device"
+	"github.com/mdlayher/wifi"
+)
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("wifi: ")
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		log.Print(err)
+		os.Exit(1) // init starts it again
+	}
+}
+
+func run(ctx context.Context) error {
+	info, err := device.ReadInfo(device.InfoFile)
+	if err != nil {
+		return err
+	}
+	if info.WiFi == nil {
+		return errors.New("the image names no network")
+	}
+	c, err := wifi.New()
+	if err != nil {
+		return fmt.Errorf("talk to nl80211: %w", err)
+	}
+	defer c.Close()
+	(&joiner{radio: nl80211{c}, network: *info.WiFi}).run(ctx)
+	return nil
+}
+
+// radio is what a joiner needs.
+type radio interface {
+	// find returns the name of the adapter, switched on; errNone while there is none.
+	find() (string, error)
+	connected(name string) bool
+	join(name string, n device.WiFi) error
+}
+
+var errNone = errors.New("no radio yet")
+
+const (
+	lookEvery = 5 * time.Second  // while connected, and until there is a radio
+	joinWait  = 15 * time.Second // for one attempt: a scan of all channels and the handshake
+	maxPause  = 2 * time.Minute  // between attempts
+)
+
+// joiner keeps the radio on the network.
+type joiner struct {
+	radio   radio
+	network device.WiFi
+}
+
+// run works until ctx is done. Logged are changes, and never the passphrase.
+func (j *joiner) run(ctx context.Context) {
+	wait := func(d time.Duration) bool {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(d):
+			return true
+		}
+	}
+	said := ""
+	say := func(text string) {
+		if text != said {
+			said = text
+			log.Print(text)
+		}
+	}
+	pause := lookEvery
+	for ctx.Err() == nil {
+		name, err := j.radio.find()
+		switch {
+		case err != nil:
+			say(err.Error())
+			wait(lookEvery)
+			continue
+		case j.radio.connected(name):
+			say(fmt.Sprintf("%s is on %q", name, j.network.SSID))
+			pause = lookEvery
+			wait(lookEvery)
+			continue
+		}
+		if err := j.radio.join(name, j.network); err != nil {
+			say(fmt.Sprintf("join %q with %s: %v", j.network.SSID, name, err))
+		} else if wait(joinWait); j.radio.connected(name) {
+			continue
+		} else {
+			say(fmt.Sprintf("%q does not answer %s, or the passphrase is wrong", j.network.SSID, name))
+		}
+		wait(pause)
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// nl80211 is the kernel's radio.
+type nl80211 struct{ c *wifi.Client }
+
+func (n nl80211) adapter() (*wifi.Interface, error) {
+	all, err := n.c.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list radios: %w", err)
+	}
+	for _, i := range all {
+		if i.Type == wifi.InterfaceTypeStation && i.Name != "" {
+			return i, nil
+		}
+	}
+	return nil, errNone
+}
+
+func (n nl80211) find() (string, error) {
+	i, err := n.adapter()
+	if err != nil {
+		return "", err
+	}
+	return i.Name, up(i.Name)
+}
+
+func (n nl80211) connected(string) bool {
+	i, err := n.adapter()
+	if err != nil {
+		return false
+	}
+	bss, err := n.c.BSS(i)
+	return err == nil && bss.Status == wifi.BSSStatusAssociated
+}
+
+func (n nl80211) join(_ string, network device.WiFi) error {
+	i, err := n.adapter()
+	if err != nil {
+		return err
+	}
+	if network.PSK == "" {
+		return n.c.Connect(i, network.SSID)
+	}
+	return n.c.ConnectWPAPSK(i, network.SSID, network.PSK)
+}
+
+// up switches an interface on (netdevice(7)).
+func up(name string) error {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	var ifreq struct {
+		name  [syscall.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(ifreq.name[:syscall.IFNAMSIZ-1], name)
+	for _, step := range []uintptr{syscall.SIOCGIFFLAGS, syscall.SIOCSIFFLAGS} {
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), step, uintptr(unsafe.Pointer(&ifreq))); errno != 0 {
+			return fmt.Errorf("switch %s on: %w", name, errno)
+		}
+		if ifreq.flags&syscall.IFF_UP != 0 {
+			return nil
+		}
+		ifreq.flags |= syscall.IFF_UP
+	}
+	return nil
+}
