@@ -30,8 +30,9 @@ help:
 	@echo 'make build         programs for this machine, into bin/'
 	@echo './build.sh         static programs for all boards, into dist/ (--help tells more)'
 	@echo 'make piimage       images/cloudrest-pi.img, an SD card image for Raspberry Pi 3, 4, 5 and Zero 2 W (tools/cmd/piimage/README.md)'
+	@echo '                   PIFLAGS="--board zero-w" images/cloudrest-pi-zero-w.img, for the Zero W, Zero and 1 B+'
 	@echo '                   PIFLAGS="--relay wss://relay.example --origin-binary ./myservice"'
-	@echo 'make test-image    build such an image, boot it in QEMU, update it, cut its power (5 minutes)'
+	@echo 'make test-image    build such images, boot them in QEMU, update them, cut their power (15 minutes)'
 	@echo 'make test-malta    run the OpenWrt package on an emulated MIPS router: flash, power cuts, memory (10 minutes)'
 	@echo 'make test-packages install the .deb packages on a Debian that the real systemd boots, upgrade and purge them (3 minutes)'
 	@echo 'make deps          install the Debian packages that tests and benchmarks use'
@@ -105,7 +106,7 @@ piimage:
 # Apart from test: the modules of the image are 190 MB, and emulation is slow.
 test-image:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh image)
-	cd tools/cmd/piimage && go vet ./... && go test -count=1 -timeout $(TESTTIMEOUT) -v ./...
+	cd tools/cmd/piimage && go vet ./... && go test -count=1 -timeout 90m -v ./...
 
 # Apart from test, too: a kernel is fetched, and the board is slow.
 test-malta:
