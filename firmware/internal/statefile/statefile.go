@@ -11,12 +11,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
 const (
 	dirMode  fs.FileMode = 0o700
 	fileMode fs.FileMode = 0o600
+
+	// Format numbers what programs write into the state directory, all of it together. It rises
+	// when an older program would misread something, or take it for damaged and put it aside.
+	Format     = 1
+	formatFile = "format"
 
 	// MaxSize is the size of the largest file that Read takes, in bytes.
 	MaxSize = 64 << 10
@@ -25,6 +32,10 @@ const (
 // ErrPermissions means that others than the owner may read or change a state file, or
 // change what is in the state directory. The error around it says what to type.
 var ErrPermissions = errors.New("permissions are too open")
+
+// ErrNewer means that a newer version of the program has written the state. Going back is
+// possible only with the state of before.
+var ErrNewer = errors.New("the state was written by a newer version of this program")
 
 // ErrLocked means that another process holds the lock of the state directory.
 var ErrLocked = errors.New("another gateway is using this state directory")
@@ -46,7 +57,8 @@ func Prepare(dir string) error {
 }
 
 // Lock takes the directory for this process until release is called or the process
-// ends, however it ends. ErrLocked if another one has it.
+// ends, however it ends. ErrLocked if another one has it, ErrNewer if what is in it is not for
+// this version: nothing was read or changed then.
 func Lock(dir string) (release func(), err error) {
 	name := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, fileMode)
@@ -61,7 +73,34 @@ func Lock(dir string) (release func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock the state directory %s: %w", dir, err)
 	}
+	if err := checkFormat(dir); err != nil {
+		f.Close()
+		return nil, err
+	}
 	return func() { f.Close() }, nil
+}
+
+// checkFormat compares the format of a directory with ours, and writes ours down.
+func checkFormat(dir string) error {
+	name := filepath.Join(dir, formatFile)
+	b, err := Read(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // new, or from before there was the file
+		return Write(name, fmt.Appendln(nil, Format))
+	case err != nil:
+		return err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	switch {
+	case err != nil || n < 1:
+		return fmt.Errorf("%s: holds %.20q, want the number of the state's format", name, b)
+	case n > Format:
+		return fmt.Errorf("state directory %s: %w (format %d, this one knows %d): install that version again, put back the state of before, or start anew in another directory",
+			dir, ErrNewer, n, Format)
+	case n < Format:
+		return Write(name, fmt.Appendln(nil, Format))
+	}
+	return nil
 }
 
 // Read returns the content of a state file. A missing one is fs.ErrNotExist; one that

@@ -3,9 +3,11 @@ package statefile_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cloudrest/cloudrest/firmware/internal/statefile"
@@ -135,6 +137,45 @@ func TestPowerCut(t *testing.T) {
 				t.Errorf("Write did %d operations, want %d: does it still sync?", cut-1, want-1)
 			}
 			return
+		}
+	}
+}
+
+func TestLockRefusesNewerState(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "format")
+	lock := func() error {
+		release, err := statefile.Lock(dir)
+		if err == nil {
+			release()
+		}
+		return err
+	}
+	if err := lock(); err != nil {
+		t.Fatal(err)
+	}
+	ours := fmt.Sprintln(statefile.Format)
+	for _, test := range []struct {
+		name, content, after string
+		err                  error
+		says                 string
+	}{
+		{"of this version", ours, ours, nil, ""},
+		{"of a newer one", fmt.Sprintln(statefile.Format + 1), fmt.Sprintln(statefile.Format + 1), statefile.ErrNewer, "install that version again"},
+		{"of a much newer one", "1000000", "1000000", statefile.ErrNewer, "format 1000000"},
+		{"no number", "x", "x", nil, "want the number"},
+		{"zero", "0", "0", nil, "want the number"},
+		{"empty", "", "", nil, "want the number"},
+	} {
+		if err := statefile.Write(name, []byte(test.content)); err != nil {
+			t.Fatal(err)
+		}
+		err := lock()
+		if (err == nil) != (test.says == "") || test.err != nil && !errors.Is(err, test.err) || err != nil && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v, want %v, %q", test.name, err, test.err, test.says)
+		}
+		if got, err := statefile.Read(name); err != nil || string(got) != test.after {
+			t.Errorf("%s: left %q, %v, want %q", test.name, got, err, test.after)
 		}
 	}
 }
