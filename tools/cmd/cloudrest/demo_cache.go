@@ -56,9 +56,10 @@ func (d *demo) pollStorm(ctx context.Context) (string, error) {
 	}
 	text := fmt.Sprintf("%d clients: %.0f requests a second at the service without the cache, %.1f with it; %.0f answers a second, then %.0f",
 		stormClients, without.perSecond(float64(without.admitted)), with.perSecond(float64(with.admitted)), without.perSecond(float64(without.answers)), with.perSecond(float64(with.answers)))
-	// One request each time the answer is too old, which may be a second early, because Date
-	// counts whole ones; and one for what is under way at each end.
-	if most := uint64(with.took/(sample.WeatherAge-time.Second)) + 2; with.admitted > most || with.admitted >= without.admitted || with.answers <= without.answers {
+	// One request each time the answer is too old, which may be a second early by a clock that
+	// differs; and one for what is under way at each end. How many answers there are depends on
+	// what else this machine does.
+	if most := uint64(with.took/(sample.WeatherAge-time.Second)) + 2; with.admitted > most || with.admitted >= without.admitted {
 		return "", fmt.Errorf("the cache does not absorb the storm, want at most %d requests at the service, there were %d: %s", most, with.admitted, text)
 	}
 	return text, nil
