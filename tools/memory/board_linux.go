@@ -44,6 +44,8 @@ type Daemon struct {
 	Cgroup *Cgroup
 	Why    error
 
+	settled chan struct{} // closed when it has given back what only its start has needed
+
 	fifo  string
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process has ended, with err
@@ -56,7 +58,7 @@ type Daemon struct {
 // Start starts it with the settings of a router. It is ready when Start returns. The caller
 // stops it.
 func (b Board) Start(ctx context.Context) (*Daemon, error) {
-	d := &Daemon{fifo: filepath.Join(b.Dir, "notify"), ended: make(chan struct{})}
+	d := &Daemon{fifo: filepath.Join(b.Dir, "notify"), settled: make(chan struct{}), ended: make(chan struct{})}
 	procs := ""
 	env := []string{"PATH=" + os.Getenv("PATH")}
 	args := []string{"--origin", b.Origin, "--https", "127.0.0.1:0", "--http", "off", "--uid-source", "random",
@@ -143,6 +145,12 @@ func (d *Daemon) follow(out io.Reader, ready chan<- string, announced chan<- str
 				case ready <- record.HTTPS:
 				default: // said before
 				}
+			case "memory of the start given back":
+				select {
+				case <-d.settled: // said again after a factory reset
+				default:
+					close(d.settled)
+				}
 			case "announced by mDNS":
 				select {
 				case announced <- struct{}{}:
@@ -153,6 +161,21 @@ func (d *Daemon) follow(out io.Reader, ready chan<- string, announced chan<- str
 		d.mu.Unlock()
 	}
 	_, _ = io.Copy(io.Discard, out) // after a line that is too long
+}
+
+// Settle waits until the daemon has given back what only its start has needed, some
+// seconds after it was ready. A board that is large for it gives nothing back.
+func (d *Daemon) Settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startWait, fmt.Errorf("not settled after %v", startWait))
+	defer cancel()
+	select {
+	case <-d.settled:
+		return nil
+	case <-d.ended:
+		return fmt.Errorf("cloudrestd ended: %w\n%s", errors.Join(d.err, d.killed()), d.said())
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (d *Daemon) said() []byte {

@@ -73,6 +73,17 @@ type Result struct {
 	Took     time.Duration // all but the listeners' coming; for people, no limit is on it
 }
 
+// Once makes one request, over a connection of its own.
+func (l Load) Once(ctx context.Context) error {
+	client := l.client(1)
+	defer client.CloseIdleConnections()
+	resp, err := l.do(ctx, client, http.MethodGet, l.Paths[0], nil)
+	if err == nil {
+		_, err = read(resp)
+	}
+	return err
+}
+
 // Run puts the load on the gateway. When all requests are answered, the upload has arrived
 // and every listener has got every notification, held is called, with all connections
 // still there. Everything has ended when Run returns. The error is the first thing that

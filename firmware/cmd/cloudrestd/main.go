@@ -128,7 +128,7 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 	if err := cfg.Validate(); err != nil {
 		return &settings.ExitError{Code: settings.ExitUsage, Err: set.WithSources(err, about)}
 	}
-	setMemory(cfg.Logger, os.Getenv)
+	small := setMemory(cfg.Logger, os.Getenv)
 
 	if cfg.Access == gateway.AccessOpen {
 		cfg.Logger.Warn("EVERYBODY on the LAN controls this device: --access open is for the bench only")
@@ -151,7 +151,13 @@ func (o *options) run(set *settings.Set, errOut io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err = g.Run(ctx); !errors.Is(err, gateway.ErrFactoryReset) {
+		settled := func() {}
+		if small {
+			settled = giveBackOnce(g.Ready(), cfg.Logger)
+		}
+		err = g.Run(ctx)
+		settled()
+		if !errors.Is(err, gateway.ErrFactoryReset) {
 			return err
 		}
 	}

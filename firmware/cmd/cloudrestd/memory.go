@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxStopWait bounds --stop-wait.
@@ -36,11 +37,11 @@ var memorySteps = []struct {
 const largestCache = 16 * mib
 
 // setMemory makes the garbage collector fit the memory there is, unless the user has set GOMEMLIMIT
-// or GOGC.
-func setMemory(log *slog.Logger, getenv func(string) string) {
+// or GOGC. It reports whether the board is a small one.
+func setMemory(log *slog.Logger, getenv func(string) string) bool {
 	limit, gc := memoryFor(memoryHere())
 	if limit == 0 {
-		return
+		return false
 	}
 	if getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
@@ -49,6 +50,33 @@ func setMemory(log *slog.Logger, getenv func(string) string) {
 		debug.SetGCPercent(gc)
 	}
 	log.Debug("memory set for a small board", "limit_mib", limit/mib, "gc_percent", gc)
+	return true
+}
+
+// settleTime is how long after it is ready the gateway has done what it does only once:
+// made its keys, met the service, announced itself.
+const settleTime = 5 * time.Second
+
+// giveBackOnce gives back what only the start has needed, once that is over; stop calls
+// it off or waits for its end.
+func giveBackOnce(ready <-chan struct{}, log *slog.Logger) (stop func()) {
+	off, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-ready:
+		case <-off:
+			return
+		}
+		t := time.NewTimer(settleTime)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			log.Debug("memory of the start given back", "mapped_bytes", giveBack())
+		case <-off:
+		}
+	}()
+	return func() { close(off); <-done }
 }
 
 // memoryHere is the memory that this process may use, in bytes: that of the machine, or

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestMemory(t *testing.T) {
@@ -62,4 +67,27 @@ func TestCgroupLimit(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestGiveBackOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said bytes.Buffer
+		log := slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		ready := make(chan struct{})
+		giveBackOnce(ready, log)() // called off before it is ready
+		stop := giveBackOnce(ready, log)
+		close(ready)
+		time.Sleep(settleTime - 1)
+		stop() // called off before it has settled
+		if said.Len() > 0 {
+			t.Errorf("called off, and yet: %s", said.Bytes())
+		}
+		stop = giveBackOnce(ready, log)
+		time.Sleep(settleTime)
+		synctest.Wait()
+		stop()
+		if got := strings.Count(said.String(), "given back"); got != 1 {
+			t.Errorf("given back %d times, want once: %s", got, said.Bytes())
+		}
+	})
 }

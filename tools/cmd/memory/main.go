@@ -12,7 +12,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -23,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -156,28 +154,9 @@ type measured struct {
 	why          error // there is no cgroup
 }
 
-// starts is how often the daemon is started to see what it takes idle. The middle one
-// counts: whether Go has collected its garbage once by then or not makes 0.4 MB.
-const starts = 3
-
 func measure(ctx context.Context, board memory.Board, load memory.Load) (m measured, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, runTime, fmt.Errorf("not done after %v", runTime))
 	defer cancel()
-	var idle []memory.Usage
-	for range starts {
-		one, err := measureOnce(ctx, board, load, len(idle) == starts-1)
-		if err != nil {
-			return m, err
-		}
-		m = one
-		idle = append(idle, one.idle)
-	}
-	slices.SortFunc(idle, func(a, b memory.Usage) int { return cmp.Compare(a.Resident, b.Resident) })
-	m.idle = idle[starts/2]
-	return m, nil
-}
-
-func measureOnce(ctx context.Context, board memory.Board, load memory.Load, loaded bool) (m measured, err error) {
 	if board.Dir, err = os.MkdirTemp("", "cloudrest-memory-"); err != nil {
 		return m, err
 	}
@@ -193,11 +172,19 @@ func measureOnce(ctx context.Context, board memory.Board, load memory.Load, load
 	if err != nil {
 		return m, err
 	}
-	// Idle: it has made its keys, has met its service, and serves nobody.
-	if m.idle, err = d.Usage(); err != nil || !loaded {
+	load.Base, load.Token, load.TLS, load.Notify = d.Base, token, trust.Client(pin), d.Notify
+	// Idle: it has settled, a phone has come and gone, and now it serves nobody.
+	if d.Cgroup != nil {
+		if err := d.Settle(ctx); err != nil {
+			return m, err
+		}
+	}
+	if err := load.Once(ctx); err != nil {
 		return m, err
 	}
-	load.Base, load.Token, load.TLS, load.Notify = d.Base, token, trust.Client(pin), d.Notify
+	if m.idle, err = d.Usage(); err != nil {
+		return m, err
+	}
 	m.done, err = load.Run(ctx, func() (err error) {
 		if m.loaded, err = d.Usage(); err == nil && d.Cgroup != nil {
 			m.cgroup = d.Cgroup.Peak()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,9 @@ import (
 // TestGate runs a cloudrestd for this machine with a small load; "make memory" judges.
 func TestGate(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "cloudrestd")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../../firmware/cmd/cloudrestd").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../../firmware/cmd/cloudrestd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build cloudrestd: %v\n%s", err, out)
 	}
 	load := memory.Standard()
