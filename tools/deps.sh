@@ -38,6 +38,10 @@ list() {
 		build zopfli            zopfli               packs for OpenWrt as small as it goes
 		build squashfs-tools    mksquashfs           measures what an image with it takes on flash
 		build iproute2          ip                   a network of its own for the measured gateway
+		build e2fsprogs         mkfs.ext4            the writable partition of the Raspberry Pi images
+		build mtools            mformat              the boot partition of the Raspberry Pi Zero W image
+		build dpkg              dpkg-deb             unpacks its kernel
+		build debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg checks where the kernel comes from
 		bench iproute2          ip                   network namespaces with emulated links
 		bench nginx             nginx                what the gateway is measured against
 		lint  shellcheck        shellcheck           checks the shell scripts
