@@ -304,6 +304,64 @@ func TestHTTP2Malformed(t *testing.T) {
 	}
 }
 
+// Frames that break the rules end the connection, and say why (RFC 9113 §5.4.1).
+func TestHTTP2Broken(t *testing.T) {
+	setting := func(id byte, v uint32) []byte { return frame(frameSettings, 0, 0, append([]byte{0, id}, u32(v)...)) }
+	for name, c := range map[string]struct {
+		code   int
+		frames func(p *peer) []byte
+	}{
+		"§4.1 type of a stream without one": {codeProtocol, func(p *peer) []byte { return frame(frameData, 0, 0, nil) }},
+		"§4.1 HEADERS without a stream":     {codeProtocol, func(p *peer) []byte { return frame(frameHeaders, flagEndHeaders, 0, nil) }},
+		"§6.5 SETTINGS on a stream":         {codeProtocol, func(p *peer) []byte { return frame(frameSettings, 0, 3, nil) }},
+		"§6.7 PING on a stream":             {codeProtocol, func(p *peer) []byte { return frame(framePing, 0, 3, make([]byte, 8)) }},
+		"§4.2 too large":                    {codeFrameSize, func(p *peer) []byte { return frame(0x77, 0, 0, make([]byte, maxFrame+1))[:frameHead] }},
+		"§4.3 malformed block":              {codeCompression, func(p *peer) []byte { return frame(frameHeaders, flagEnd|flagEndHeaders, 3, []byte{0x80}) }},
+		"§5.1 DATA on an idle stream":       {codeProtocol, func(p *peer) []byte { return frame(frameData, 0, 9, []byte("x")) }},
+		"§5.1 RST_STREAM of an idle stream": {codeProtocol, func(p *peer) []byte { return frame(frameReset, 0, 9, u32(8)) }},
+		"§5.1 WINDOW_UPDATE of an idle one": {codeProtocol, func(p *peer) []byte { return frame(frameWindow, 0, 9, u32(8)) }},
+		"§5.1 DATA after the end":           {codeClosed, func(p *peer) []byte { return append(p.request(3, true, "GET", "/"), frame(frameData, 0, 3, nil)...) }},
+		"§5.1 HEADERS after the end":        {codeClosed, func(p *peer) []byte { return append(p.request(3, true, "GET", "/"), p.request(3, true, "GET", "/")...) }},
+		"§5.1.1 an even stream":             {codeProtocol, func(p *peer) []byte { return p.request(2, true, "GET", "/") }},
+		"§5.1.1 a lower stream":             {codeClosed, func(p *peer) []byte { return append(p.request(5, true, "GET", "/"), p.request(3, true, "GET", "/")...) }},
+		"§6.1 padding longer than DATA":     {codeProtocol, func(p *peer) []byte { return frame(frameData, flagPadded, 1, []byte{3, 0}) }},
+		"§6.2 padding longer than HEADERS":  {codeProtocol, func(p *peer) []byte { return frame(frameHeaders, flagPadded|flagEndHeaders, 3, []byte{9, 0}) }},
+		"§6.2 no room for the priority":     {codeFrameSize, func(p *peer) []byte { return frame(frameHeaders, flagPriority|flagEndHeaders, 3, []byte{0, 0}) }},
+		"§6.3 PRIORITY of 4 bytes":          {codeFrameSize, func(p *peer) []byte { return frame(framePriority, 0, 3, u32(0)) }},
+		"§6.4 RST_STREAM of 5 bytes":        {codeFrameSize, func(p *peer) []byte { return frame(frameReset, 0, 1, make([]byte, 5)) }},
+		"§6.5 SETTINGS of 5 bytes":          {codeFrameSize, func(p *peer) []byte { return frame(frameSettings, 0, 0, make([]byte, 5)) }},
+		"§6.5 SETTINGS ACK with a payload":  {codeFrameSize, func(p *peer) []byte { return frame(frameSettings, flagAck, 0, make([]byte, 6)) }},
+		"§6.5.2 ENABLE_PUSH of 2":           {codeProtocol, func(p *peer) []byte { return setting(settingPush, 2) }},
+		"§6.5.2 window too large":           {codeFlow, func(p *peer) []byte { return setting(settingWindow, maxWindow+1) }},
+		"§6.5.2 frames too small":           {codeProtocol, func(p *peer) []byte { return setting(settingFrame, maxFrame-1) }},
+		"§6.9.2 window of a stream too large": {codeFlow, func(p *peer) []byte {
+			return append(frame(frameWindow, 0, 1, u32(1<<30)), setting(settingWindow, maxWindow)...)
+		}},
+		"§6.6 PUSH_PROMISE":        {codeProtocol, func(p *peer) []byte { return frame(framePush, flagEndHeaders, 1, u32(2)) }},
+		"§6.7 PING of 7 bytes":     {codeFrameSize, func(p *peer) []byte { return frame(framePing, 0, 0, make([]byte, 7)) }},
+		"§6.9 WINDOW_UPDATE of 0":  {codeProtocol, func(p *peer) []byte { return frame(frameWindow, 0, 0, u32(0)) }},
+		"§6.9.1 window too large":  {codeFlow, func(p *peer) []byte { return frame(frameWindow, 0, 0, u32(maxWindow)) }},
+		"§6.10 CONTINUATION alone": {codeProtocol, func(p *peer) []byte { return frame(frameContinuation, flagEndHeaders, 1, nil) }},
+		"§6.10 CONTINUATION of another": {codeProtocol, func(p *peer) []byte {
+			return append(frame(frameHeaders, flagEnd, 3, nil), frame(frameContinuation, flagEndHeaders, 5, nil)...)
+		}},
+		"§6.10 DATA inside a block":         {codeProtocol, func(p *peer) []byte { return append(frame(frameHeaders, 0, 3, nil), frame(frameData, 0, 3, nil)...) }},
+		"§6.10 unknown type inside a block": {codeProtocol, func(p *peer) []byte { return append(frame(frameHeaders, 0, 3, nil), frame(0x77, 0, 3, nil)...) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withPeer(t, &Server{Handler: untilGone}, false, func(t *testing.T, p *peer) {
+				p.write(p.request(1, false, "POST", "/"))
+				p.write(c.frames(p))
+				time.Sleep(lingerPeriod + 2*tick)
+				got := p.wait()
+				if len(got) < 2 || !strings.HasPrefix(got[len(got)-2], "GOAWAY") || !strings.HasSuffix(got[len(got)-2], fmt.Sprint(" ", c.code)) || got[len(got)-1] != "EOF" {
+					t.Errorf("got %q, want GOAWAY with code %d, and the end", got, c.code)
+				}
+			})
+		})
+	}
+}
+
 // Requests that are well-formed, but not served, are told why, as over HTTP/1.1.
 func TestHTTP2Refused(t *testing.T) {
 	s := &Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached the handler") })}
@@ -352,9 +410,10 @@ func TestHTTP2Length(t *testing.T) {
 	var got error
 	s := &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, got = io.ReadAll(r.Body) })}
 	for name, frames := range map[string][][]byte{
-		"short":             {frame(frameData, flagEnd, 1, []byte("ab"))},
-		"long":              {frame(frameData, 0, 1, []byte("abc")), frame(frameData, flagEnd, 1, []byte("d"))},
-		"short by trailers": {frame(frameData, 0, 1, []byte("ab")), frame(frameHeaders, flagEnd|flagEndHeaders, 1, []byte{0, 1, 'x', 1, 'y'})},
+		"short":              {frame(frameData, flagEnd, 1, []byte("ab"))},
+		"long":               {frame(frameData, 0, 1, []byte("abc")), frame(frameData, flagEnd, 1, []byte("d"))},
+		"long, more to come": {frame(frameData, 0, 1, []byte("abcd"))},
+		"short by trailers":  {frame(frameData, 0, 1, []byte("ab")), frame(frameHeaders, flagEnd|flagEndHeaders, 1, []byte{0, 1, 'x', 1, 'y'})},
 	} {
 		withPeer(t, s, false, func(t *testing.T, p *peer) {
 			got = nil
@@ -515,7 +574,16 @@ func TestHTTP2UploadWindow(t *testing.T) {
 		}
 		close(read)
 	})
-	withPeer(t, s, false, func(t *testing.T, p *peer) { // the connection's window
+	withPeer(t, s, false, func(t *testing.T, p *peer) { // more than the connection's window, but less than the streams'
+		read = make(chan int)
+		p.write(p.request(1, false, "POST", "/"), p.request(3, false, "POST", "/"), p.request(5, false, "POST", "/"), data(1, 100_000), data(3, 100_000), data(5, 1<<18-200_000))
+		p.want("full")
+		if p.write(frame(frameData, 0, 5, []byte("x"))); !slices.Contains(p.wait(), "GOAWAY 5 3") {
+			t.Error("more than the connection's window was taken")
+		}
+		close(read)
+	})
+	withPeer(t, s, false, func(t *testing.T, p *peer) { // the room of what was cancelled
 		read = make(chan int)
 		p.write(p.request(1, false, "POST", "/"), p.request(3, false, "POST", "/"), p.request(5, false, "POST", "/"), data(1, 1<<17), data(3, 1<<17))
 		p.want("unread")
