@@ -54,7 +54,8 @@ test:
 	else echo 'test: without the race detector: it needs cgo and a C compiler (make deps)'; fi; \
 	echo go test $$race -count=1 -timeout $(TESTTIMEOUT) $(PKG); \
 	go test $$race -count=1 -timeout $(TESTTIMEOUT) $(PKG)
-	@[ '$(PKG)' != ./... ] || { echo 'test: tools/pack, a module of its own'; cd tools/pack && go test -count=1 -timeout $(TESTTIMEOUT) ./...; }
+	@[ '$(PKG)' != ./... ] || for m in tools/pack tools/h2conformance; do \
+	echo "test: $$m, a module of its own"; (cd $$m && go test -count=1 -timeout $(TESTTIMEOUT) ./...) || exit 1; done
 
 e2e:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test)
@@ -87,7 +88,7 @@ sizes:
 lint:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh lint)
 	@echo 'lint: gofmt'; bad=$$(git ls-files -z '*.go' | xargs -0 gofmt -l -s); [ -z "$$bad" ] || { echo "lint: run gofmt -s -w on:" $$bad; exit 1; }
-	@echo 'lint: go vet'; go vet ./... && cd tools/pack && go vet ./...
+	@echo 'lint: go vet'; go vet ./... && (cd tools/pack && go vet ./...) && (cd tools/h2conformance && go vet ./...)
 	@echo 'lint: $(STATICCHECK)'; go run $(STATICCHECK) ./...
 	@echo 'lint: shellcheck'; if command -v shellcheck >/dev/null; then git ls-files -z | xargs -0 grep -lIZE -m1 '^#!/bin/(ba)?sh' | xargs -0r shellcheck; \
 	else echo 'lint: shellcheck is left out: it is not installed (make deps)'; fi
