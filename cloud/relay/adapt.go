@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"net/http"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/cloudrest/cloudrest/cloud/internal/boltdb"
 	"github.com/cloudrest/cloudrest/cloud/internal/devnode"
 	"github.com/cloudrest/cloudrest/cloud/internal/front"
+	"github.com/cloudrest/cloudrest/cloud/internal/operator"
 	"github.com/cloudrest/cloudrest/cloud/internal/respcache"
 	"github.com/cloudrest/cloudrest/tether"
 	"github.com/cloudrest/cloudrest/tether/exchange"
@@ -61,6 +63,19 @@ func (a nodes) Probe(ctx context.Context, id tether.DeviceID) (front.Probe, erro
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	return front.Probe{Device: id, Online: true, TetherM: ms(p.RTT),
 		Origin: front.OriginProbe{State: string(p.State), Status: p.Status, Ms: ms(p.Took)}}, nil
+}
+
+// guard tells tokens of the same name apart, one that was revoked and the next: behind the name
+// follow a NUL and eight bytes of the token's hash.
+type guard struct{ tokens *operator.Tokens }
+
+func (a guard) Check(token string) (user string, ok bool) {
+	name, ok := a.tokens.Check(token)
+	if !ok {
+		return "", false
+	}
+	sum := sha256.Sum256([]byte(token))
+	return name + "\x00" + string(sum[:8]), true
 }
 
 // frontStore is the store as the front wants it.

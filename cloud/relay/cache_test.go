@@ -220,6 +220,35 @@ func derOf(t *testing.T, d *thing) []byte {
 	return []byte(base64.StdEncoding.EncodeToString(der))
 }
 
+// A new token with the name of one that was revoked is somebody else's.
+func TestStoredAnswersOfAnotherToken(t *testing.T) {
+	r := start(t, nil)
+	d, asked := counting(t, r)
+	mine := func() string {
+		token, err := NewToken(r.dir, "phone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer RevokeToken(r.dir, "phone")
+		var b []byte
+		for range 2 {
+			resp, err := r.do("GET", d.path("/mine"), "", func(req *http.Request) { req.Header.Set("Authorization", "Bearer "+token) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		return string(b)
+	}
+	if first, second := mine(), mine(); first == second || asked.Load() < 2 {
+		t.Errorf("the first phone got %q, the second %q, the device was asked %d times, want another answer and 2", first, second, asked.Load())
+	}
+	if list := r.cache.Entries(d.ID, 9); len(list) != 2 || list[0].Principal != "phone" {
+		t.Errorf("%+v, want two answers for a phone", list)
+	}
+}
+
 func TestCacheOff(t *testing.T) {
 	r := start(t, func(c *Config) { c.Cache = -1 })
 	asked := 0

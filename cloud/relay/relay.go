@@ -134,7 +134,7 @@ func (r *Relay) build() (err error) {
 	})
 	r.set = metrics.New()
 	r.front = front.New(front.Config{
-		Nodes: nodes{r.node, r.cache}, Cache: r.stored(), Store: frontStore{r.db}, Guard: r.tokens, Tether: r.node, Domains: cfg.Domains,
+		Nodes: nodes{r.node, r.cache}, Cache: r.stored(), Store: frontStore{r.db}, Guard: guard{r.tokens}, Tether: r.node, Domains: cfg.Domains,
 		TLS: !cfg.TLSOff, Trusted: cfg.TrustedProxies, Ready: r.readiness, MaxInFlight: cfg.MaxInFlight,
 		HeadTimeout: cfg.HeadTimeout, Observe: r.set.Observe, Logger: r.log,
 	})

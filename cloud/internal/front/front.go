@@ -35,7 +35,7 @@ var ErrOffline = errors.New("device offline")
 type Exchange struct {
 	Path        string        // path and query that the device sees, as the client sent them
 	Client      string        // the client's address, ip:port; port 0: not known
-	User        string        // who asks: the name of the operator token
+	User        string        // who asks, as Guard says
 	ID          string        // UUID for tracing, the same in all logs
 	HeadTimeout time.Duration // for the head of the answer
 }
@@ -111,7 +111,8 @@ type Cache interface {
 
 // Guard tells good tokens from bad ones.
 type Guard interface {
-	Check(token string) (name string, ok bool)
+	// Check returns who asks with a token: another one for each that ever was.
+	Check(token string) (user string, ok bool)
 }
 
 // Defaults of Config.

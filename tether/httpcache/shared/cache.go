@@ -82,7 +82,7 @@ func (c *Cache) now() time.Duration { return time.Since(c.base) }
 type Target struct {
 	Space     string // keeps what must not mix apart: at the relay the device
 	URI       string // path and query in origin-form, as the origin will see it
-	Principal string // who asks, if known, without NUL; see httpcache.Asker
+	Principal string // who asks, if known: a name, and behind a NUL what else tells it apart; see httpcache.Asker
 }
 
 // Handler puts the cache in front of next, in the space "". principal, if not nil, names
