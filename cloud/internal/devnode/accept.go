@@ -32,6 +32,7 @@ type attempt struct {
 	known bool     // verify recorded why it ended, or it opened
 	life  lifetime // of the certificate
 	other bool     // than the device before: another owner or another key
+	list  uint64   // version of the operator's that it was checked against
 }
 
 type attemptKey struct{}
@@ -59,6 +60,7 @@ func (n *Node) acceptor() func(w http.ResponseWriter, r *http.Request) {
 		err := rl.Accept(w, r.WithContext(context.WithValue(r.Context(), attemptKey{}, at)), func(s *mux.Session, p *session.Peer) mux.Handlers {
 			at.known = true
 			n.log.Info("device came", "device", p.ID, "peer", p.RemoteAddr, "session", fmt.Sprintf("%x", p.Session), "dropped", p.Dropped, "client_certificate", p.ClientCert != nil)
+			defer n.recheck(at.list)
 			return n.open(s, p.ID, keyHash(p.PublicDER), at.life, at.other, p.Info)
 		})
 		if !at.known { // a bad proof, or not even the protocol
@@ -137,7 +139,7 @@ func (n *Node) failed(addr string) bool {
 func (n *Node) verify(ctx context.Context, p *session.Peer) (err error) {
 	at, _ := ctx.Value(attemptKey{}).(*attempt)
 	if at != nil {
-		at.known = true
+		at.known, at.list = true, n.cfg.List.Version()
 	}
 	if n.online() >= n.cfg.MaxDevices && n.lookup(p.ID) == nil {
 		n.count.refusedFull.Add(1)

@@ -139,6 +139,25 @@ func TestAnotherDeviceIsForgotten(t *testing.T) {
 	}
 }
 
+// A device that is revoked between its check and its coming in does not stay.
+func TestRevokedWhileComingIn(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, n *Node, _ *memory, l *list) {
+		at := &attempt{}
+		if err := n.verify(context.WithValue(t.Context(), attemptKey{}, at), &session.Peer{ID: dev, PublicDER: []byte("k")}); err != nil {
+			t.Fatal(err)
+		}
+		l.revoke(dev)
+		time.Sleep(2 * lookEvery)
+		join(n, dev, "k", nil)
+		n.recheck(at.list)
+		time.Sleep(2 * lookEvery)
+		synctest.Wait()
+		if n.lookup(dev) != nil {
+			t.Error("the device is still connected")
+		}
+	})
+}
+
 // The older connection of a device answers until the newer one is open: what it still said goes then.
 func TestAnotherDeviceTakesOver(t *testing.T) {
 	cache := &copies{}

@@ -118,6 +118,14 @@ func (n *Node) checkList() {
 	}
 }
 
+// recheck has the list looked at again if it has changed since a device that is in now was
+// checked against it: checkList may have been there in between.
+func (n *Node) recheck(version uint64) {
+	if version != n.cfg.List.Version() {
+		n.listed.Store(version)
+	}
+}
+
 // banned says how a device with this key is told that the operator does not allow it, and what
 // that is called in the log; "": it is allowed.
 func (n *Node) banned(id tether.DeviceID, key [16]byte) (g frame.GoAway, event string) {
