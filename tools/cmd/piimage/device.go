@@ -68,7 +68,7 @@ func (c *client) open() error {
 		return err
 	}
 	c.http = &http.Client{Jar: jar, Transport: &authorized{password, &http.Transport{
-		TLSHandshakeTimeout: 30 * time.Second, ExpectContinueTimeout: 10 * time.Second, IdleConnTimeout: 10 * time.Second,
+		TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 10 * time.Second,
 		TLSClientConfig: &tls.Config{
 			InsecureSkipVerify: true, // the certificate is compared as a whole below
 			VerifyConnection: func(cs tls.ConnectionState) error {

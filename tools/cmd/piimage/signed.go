@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cloudrest/cloudrest/tools/cmd/piimage/onboard/device"
+	"github.com/cloudrest/cloudrest/tools/cmd/piimage/update"
 )
 
 // The devices here have our own server: those that take signed updates, and zero-w.
@@ -99,20 +100,37 @@ func (c *client) updateSigned(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// First what the device refuses for, in a few KB.
+	head, err := update.Head(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.bundle, err)
+	}
+	if err := c.offer(ctx, "v1/check", bytes.NewReader(head), int64(len(head)), io.Discard); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
 	body := io.TeeReader(f, &progress{out: out, what: "update", total: max(st.Size(), 1)})
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"v1/update", io.NopCloser(body))
+	if err := c.offer(ctx, "v1/update", body, st.Size(), out); err != nil {
+		return err
+	}
+	return c.await(ctx, out, before)
+}
+
+// offer posts a bundle or its beginning and says what the device answers.
+func (c *client) offer(ctx context.Context, path string, body io.Reader, size int64, out io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, io.NopCloser(body))
 	if err != nil {
 		return err
 	}
-	req.ContentLength = st.Size()
-	// A refusal comes before the whole bundle was sent.
-	req.Header.Set("Expect", "100-continue")
+	req.ContentLength = size
 	res, err := c.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("send the update: %w", err)
 	}
+	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	res.Body.Close()
 	if err != nil {
 		return err
 	}
@@ -120,7 +138,7 @@ func (c *client) updateSigned(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("the device refuses: %s", bytes.TrimSpace(text))
 	}
 	fmt.Fprintf(out, "piimage: %s\n", bytes.TrimSpace(text))
-	return c.await(ctx, out, before)
+	return nil
 }
 
 // backSigned goes to the version before.

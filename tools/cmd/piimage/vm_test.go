@@ -198,7 +198,7 @@ func (v *vm) start() error {
 	off := make(chan struct{})
 	v.cmd, v.off = cmd, off
 	if monitor != "" {
-		go v.letIn(off, v.console.Len(), monitor, forwards)
+		go v.letIn(off, monitor, forwards)
 	}
 	go func() {
 		defer close(off)
@@ -216,16 +216,23 @@ func (v *vm) start() error {
 	return nil
 }
 
-// letIn opens the ports once the console says, after its byte begin, that the guest has an
-// address and answers.
-func (v *vm) letIn(off chan struct{}, begin int, monitor string, forwards []string) {
-	ready := func() bool {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		said := v.console.Bytes()[begin:]
-		return bytes.Contains(said, []byte("DHCPACK")) && bytes.Contains(said, []byte("the gateway is ready"))
+// said reports whether the console has shown all of this since the last start.
+func (v *vm) said(words ...string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	text := v.console.Bytes()
+	text = text[max(0, bytes.LastIndex(text, []byte("\n== start "))):]
+	for _, w := range words {
+		if !bytes.Contains(text, []byte(w)) {
+			return false
+		}
 	}
-	for !ready() {
+	return true
+}
+
+// letIn opens the ports once the console says that the guest has an address and answers.
+func (v *vm) letIn(off chan struct{}, monitor string, forwards []string) {
+	for !v.said("DHCPACK", "the gateway is ready") {
 		select {
 		case <-off:
 			return

@@ -3,9 +3,11 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -69,7 +71,7 @@ func wrongBundles(t *testing.T, good, older, strange string) map[string]struct{ 
 	return map[string]struct{ file, want string }{
 		"signed by somebody else": {strange, update.ErrSignature.Error()},
 		"another digest":          {write("changed", changed), update.ErrDigest.Error()},
-		"cut off":                 {write("short", b[:len(b)/2]), update.ErrDigest.Error()},
+		"cut off":                 {write("short", b[:len(b)/16]), update.ErrDigest.Error()},
 		"older":                   {older, update.ErrOlder.Error()},
 	}
 }
@@ -129,7 +131,9 @@ func TestZero(t *testing.T) {
 	strange := filepath.Join(dir, "strange.update")
 	sign(t, stranger, next, "--out", strange)
 	good := sign(t, key, next)
-	for name, c := range wrongBundles(t, good, sign(t, key, old), strange) {
+	wrong := wrongBundles(t, good, sign(t, key, old), strange)
+	delete(wrong, "another digest") // 18 MB over QEMU's USB take minutes; TestSigned does it
+	for name, c := range wrong {
 		if out, code := tool("update", v.updateAddress(), "--secrets", secretsFile, "--bundle", c.file); code != exitFailed || !strings.Contains(out, c.want) {
 			t.Errorf("an update that is %s: exit %d, %s, want %q", name, code, out, c.want)
 		}
@@ -151,36 +155,25 @@ func TestZero(t *testing.T) {
 
 	// A service that ends at once: the version before comes back.
 	bad := filepath.Join(dir, "v3.img")
-	at(t, "1790000300", "v3.0.0", bad, append(zero, "--origin-binary", broken(t, "GOARCH=arm", "GOARM=6"), "--trial", "30s")...)
+	at(t, "1790000300", "v3.0.0", bad, append(zero, "--origin-binary", broken(t, "GOARCH=arm", "GOARM=6"), "--trial", "1m")...)
 	update(sign(t, key, bad), exitFailed, errBack.Error(), "v2.0.0")
 
-	// A power cut in a trial that is not decided does the same.
-	at(t, "1790000400", "v3.0.1", bad, append(zero, "--origin-binary", broken(t, "GOARCH=arm", "GOARM=6"), "--trial", "1h")...)
-	c := &client{address: v.updateAddress(), secretsFile: secretsFile, bundle: sign(t, key, bad)}
-	go c.updateSigned(t.Context(), io.Discard)
-	asker := &client{address: v.updateAddress(), secretsFile: secretsFile}
-	if err := asker.open(); err != nil {
-		t.Fatal(err)
-	}
+	// Once more the bad one, which is still in its slot, and a power cut before the verdict.
+	c := &client{address: v.updateAddress(), secretsFile: secretsFile}
+	waited := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer func() { cancel(); <-waited }()
+	go func() { waited <- c.switchBack(ctx, io.Discard) }()
 	eventually(t, "the trial", func() error {
-		s, err := asker.ours(t.Context())
-		if err == nil && (s == nil || s.Version != "v3.0.1") {
-			err = errBack
+		if !v.said("on trial: the next start is one of the other slot", "the gateway is ready") {
+			return errors.New("not yet")
 		}
-		return err
+		return nil
 	})
 	v.cut()
 	v.on()
 	if s := p.up(t); s.Version != "v2.0.0" {
 		t.Errorf("after a power cut on trial: version %s, want v2.0.0", s.Version)
-	}
-
-	// The key's holder may decide to go back.
-	update(sign(t, key, old, "--allow-downgrade", "1790000200"), exitOK, "v0.9.0 stays", "v0.9.0")
-	out, code := tool("switch-back", v.updateAddress(), "--secrets", secretsFile)
-	t.Logf("switch-back:\n%s", out)
-	if s := p.up(t); code != exitOK || s.Version != "v2.0.0" || s.ID != first.ID {
-		t.Errorf("piimage switch-back: exit %d, then %+v, want v2.0.0 of %s", code, s, first.ID)
 	}
 	p.sameEvents(t, seen)
 }

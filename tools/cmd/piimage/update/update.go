@@ -119,35 +119,7 @@ type Store interface {
 // begin is called before the first byte is written.
 func Receive(r io.Reader, d Device, s Store, begin func(*Manifest) error) (*Manifest, error) {
 	in := tar.NewReader(r)
-	next := func(want string, limit int64) (int64, error) {
-		h, err := in.Next()
-		if err != nil {
-			return 0, fmt.Errorf("%w: look for %s: %w", ErrDigest, want, noEOF(err))
-		}
-		if h.Name != want || h.Typeflag != tar.TypeReg || h.Size > limit {
-			return 0, fmt.Errorf("%w: %q with %d bytes in the place of %s", ErrDigest, h.Name, h.Size, want)
-		}
-		return h.Size, nil
-	}
-	small := func(name string) ([]byte, error) {
-		if _, err := next(name, maxManifest); err != nil {
-			return nil, err
-		}
-		text, err := io.ReadAll(in)
-		if err != nil {
-			err = fmt.Errorf("%w: read %s: %w", ErrDigest, name, err)
-		}
-		return text, err
-	}
-	text, err := small(ManifestFile)
-	if err != nil {
-		return nil, err
-	}
-	signature, err := small(SignatureFile)
-	if err != nil {
-		return nil, err
-	}
-	m, err := Open(text, signature, d)
+	m, err := receiveHead(in, d)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +144,7 @@ func Receive(r io.Reader, d Device, s Store, begin func(*Manifest) error) (*Mani
 		return nil, err
 	}
 	for i, p := range m.Files {
-		if n, err := next(p.Name, p.Size); err != nil {
+		if n, err := next(in, p.Name, p.Size); err != nil {
 			return nil, err
 		} else if n != p.Size {
 			return nil, fmt.Errorf("%w: %s has %d bytes, the manifest says %d", ErrDigest, p.Name, n, p.Size)
@@ -192,6 +164,63 @@ func Receive(r io.Reader, d Device, s Store, begin func(*Manifest) error) (*Mani
 		}
 	}
 	return m, nil
+}
+
+// Check reads the beginning of a bundle, as Head cuts it off, and says what Receive would.
+func Check(r io.Reader, d Device) (*Manifest, error) { return receiveHead(tar.NewReader(r), d) }
+
+func receiveHead(in *tar.Reader, d Device) (*Manifest, error) {
+	small := func(name string) ([]byte, error) {
+		if _, err := next(in, name, maxManifest); err != nil {
+			return nil, err
+		}
+		text, err := io.ReadAll(in)
+		if err != nil {
+			err = fmt.Errorf("%w: read %s: %w", ErrDigest, name, err)
+		}
+		return text, err
+	}
+	text, err := small(ManifestFile)
+	if err != nil {
+		return nil, err
+	}
+	signature, err := small(SignatureFile)
+	if err != nil {
+		return nil, err
+	}
+	return Open(text, signature, d)
+}
+
+// next goes to the next entry of a bundle, which must be what is wanted.
+func next(in *tar.Reader, want string, limit int64) (int64, error) {
+	h, err := in.Next()
+	if err != nil {
+		return 0, fmt.Errorf("%w: look for %s: %w", ErrDigest, want, noEOF(err))
+	}
+	if h.Name != want || h.Typeflag != tar.TypeReg || h.Size > limit {
+		return 0, fmt.Errorf("%w: %q with %d bytes in the place of %s", ErrDigest, h.Name, h.Size, want)
+	}
+	return h.Size, nil
+}
+
+// Head returns the beginning of a bundle, with manifest and signature: enough for Check.
+func Head(r io.Reader) ([]byte, error) {
+	in := tar.NewReader(r)
+	var b bytes.Buffer
+	out := tar.NewWriter(&b)
+	for _, name := range []string{ManifestFile, SignatureFile} {
+		size, err := next(in, name, maxManifest)
+		if err != nil {
+			return nil, err
+		}
+		if err := out.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size, Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}); err != nil {
+			return nil, err
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			return nil, noEOF(err)
+		}
+	}
+	return b.Bytes(), out.Close()
 }
 
 func noEOF(err error) error {

@@ -152,6 +152,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/state", s.state)
 	mux.HandleFunc("POST /v1/update", s.update)
+	mux.HandleFunc("POST /v1/check", s.check)
 	mux.HandleFunc("GET /v1/log", s.admin(s.log))
 	mux.HandleFunc("POST /v1/pair", s.admin(s.pair))
 	mux.HandleFunc("POST /v1/back", s.admin(s.back))
@@ -238,32 +239,67 @@ func (s *Server) only() error {
 	return nil
 }
 
-func (s *Server) update(w http.ResponseWriter, r *http.Request) {
+// offer is what both begin with: who asks, and what an update must fit. It answers itself
+// where ok is false.
+func (s *Server) offer(w http.ResponseWriter, r *http.Request) (d update.Device, ok bool) {
 	switch {
 	case len(s.Info.UpdateKey) == 0:
 		refuse(w, http.StatusForbidden, errNoKey)
-		return
+		return d, false
 	case s.Info.Admin != nil && !s.authorized(r):
 		refuse(w, http.StatusUnauthorized, errPassword)
-		return
+		return d, false
 	}
 	newest, err := s.Memory.Newest(s.Info.Sequence)
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
+		return d, false
+	}
+	return update.Device{Key: s.Info.UpdateKey, Board: s.Info.Board, Sequence: newest, Newer: s.Info.Admin == nil}, true
+}
+
+// wrong is the status for what Receive and Check return.
+func wrong(err error) int {
+	switch {
+	case errors.Is(err, errBusy), errors.Is(err, errTrial):
+		return http.StatusConflict
+	case errors.Is(err, update.ErrSignature), errors.Is(err, update.ErrOther), errors.Is(err, update.ErrOlder), errors.Is(err, update.ErrDigest):
+		return http.StatusUnprocessableEntity
+	}
+	return http.StatusInternalServerError
+}
+
+// check says what update would, from the beginning of a bundle: nobody need send it all to
+// learn that it is refused.
+func (s *Server) check(w http.ResponseWriter, r *http.Request) {
+	d, ok := s.offer(w, r)
+	if !ok {
+		return
+	}
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(signatureLimit))
+	if m, err := update.Check(r.Body, d); err != nil {
+		refuse(w, wrong(err), err)
+	} else {
+		fmt.Fprintf(w, "%s may be sent\n", m.Version)
+	}
+}
+
+func (s *Server) update(w http.ResponseWriter, r *http.Request) {
+	d, ok := s.offer(w, r)
+	if !ok {
 		return
 	}
 	// Whoever has no signature to show cannot keep others waiting.
 	patience := http.NewResponseController(w)
 	patience.SetReadDeadline(time.Now().Add(signatureLimit))
 	ours := false
-	d := update.Device{Key: s.Info.UpdateKey, Board: s.Info.Board, Sequence: newest, Newer: s.Info.Admin == nil}
 	m, err := update.Receive(r.Body, d, s.Machine, func(m *update.Manifest) error {
 		if err := s.only(); err != nil {
 			return err
 		}
 		ours = true
 		patience.SetReadDeadline(time.Now().Add(updateLimit))
-		log.Printf("update: taking %s, sequence %d; this is %s, the newest was %d", m.Version, m.Sequence, s.Info.Version, newest)
+		log.Printf("update: taking %s, sequence %d; this is %s, the newest was %d", m.Version, m.Sequence, s.Info.Version, d.Sequence)
 		return s.Memory.Begin()
 	})
 	if err == nil {
@@ -280,16 +316,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 		// Read the rest, so that the answer is not lost to somebody who is still sending.
 		patience.SetReadDeadline(time.Now().Add(callLimit))
 		io.Copy(io.Discard, io.LimitReader(r.Body, maxRest))
-		status := http.StatusInternalServerError
-		if errors.Is(err, errBusy) || errors.Is(err, errTrial) {
-			status = http.StatusConflict
-		}
-		for _, e := range []error{update.ErrSignature, update.ErrOther, update.ErrOlder, update.ErrDigest} {
-			if errors.Is(err, e) {
-				status = http.StatusUnprocessableEntity
-			}
-		}
-		refuse(w, status, err)
+		refuse(w, wrong(err), err)
 		return
 	}
 	log.Printf("update: %s starts, on trial", m.Version)

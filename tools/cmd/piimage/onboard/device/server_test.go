@@ -170,6 +170,19 @@ func TestRefuses(t *testing.T) {
 			if status != http.StatusUnprocessableEntity || !strings.Contains(text, c.want.Error()) {
 				t.Errorf("%d %q, want %d and %q", status, text, http.StatusUnprocessableEntity, c.want)
 			}
+			if c.want != update.ErrDigest {
+				head, err := update.Head(bytes.NewReader(c.make(t, key)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := http.StatusUnprocessableEntity
+				if strings.Contains(c.name, "part") || c.name == "too large" { // which depends on the board
+					want = http.StatusOK
+				}
+				if status, _ := ask(s.Handler(), "POST", "/v1/check", "", head); status != want {
+					t.Errorf("check: %d, want %d", status, want)
+				}
+			}
 			if m.tried != 0 || m.restarts != 0 {
 				t.Errorf("tried %d, restarted %d, want nothing", m.tried, m.restarts)
 			}
