@@ -18,12 +18,19 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
 const containerWait = 60 * time.Second // for one call of podman, and until a program answers
+
+// limits: a machine that is a container itself may not raise them, as podman would.
+var limits = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}
+
+// forbidden is what podman says where it is not allowed to run containers.
+var forbidden = regexp.MustCompile(`(?i)not permitted|permission denied|cgroup|namespace`)
 
 // podman is the real one, with images and containers in a folder of the test.
 type podman struct {
@@ -76,15 +83,7 @@ func (p *podman) run(args ...string) string {
 // where it listens on loopback; it returns the address that the log tells.
 func (p *podman) start(name string, address *regexp.Regexp, args ...string) string {
 	p.t.Helper()
-	// A machine that is a container itself may not raise limits, as podman would.
-	all := append([]string{"run", "--detach", "--name", name, "--network", "host", "--cap-drop", "all",
-		"--security-opt", "no-new-privileges", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, args...)
-	if out, err := p.call(p.t.Context(), all...); err != nil {
-		if _, plain := p.call(p.t.Context(), "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "localhost/"+name, "version"); plain != nil {
-			p.t.Skipf("this machine runs no containers: %v", plain)
-		}
-		p.t.Fatalf("%v\n%s", err, out)
-	}
+	p.run(slices.Concat([]string{"run", "--detach", "--name", name, "--network", "host", "--cap-drop", "all", "--security-opt", "no-new-privileges"}, limits, args)...)
 	for deadline := time.Now().Add(containerWait); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if m := address.FindStringSubmatch(p.run("logs", name)); m != nil {
 			return m[1]
@@ -142,13 +141,19 @@ func TestContainers(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
+	if _, err := p.call(t.Context(), slices.Concat([]string{"run", "--rm", "--network", "none"}, limits, []string{"localhost/cloudrelay", "version"})...); err != nil {
+		if forbidden.MatchString(err.Error()) {
+			t.Skipf("this machine runs no containers; the images were only loaded: %v", err)
+		}
+		t.Fatal(err)
+	}
 
 	t.Run("relay", func(t *testing.T) {
 		p := &podman{t, p.base}
 		keys := t.TempDir()
 		certify(t, keys)
 		options := []string{"--read-only", "--volume", "relay-state:/var/lib/cloudrelay", "--volume", keys + ":/keys:ro"}
-		token := p.run(append([]string{"run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, append(options, "localhost/cloudrelay", "token", "--name", "phone")...)...)
+		token := p.run(slices.Concat([]string{"run", "--rm", "--network", "none"}, limits, options, []string{"localhost/cloudrelay", "token", "--name", "phone"})...)
 		if !strings.Contains(token, "crt_") {
 			t.Errorf("cloudrelay token says %q, want a token", token)
 		}
