@@ -37,6 +37,8 @@ const (
 
 	// patience bounds a wait for what must happen: the board is slow, and so may be the machine.
 	patience = 5 * time.Minute
+
+	portTries = 3
 )
 
 // board is an emulated router. Its flash outlives power cuts; its memory does not.
@@ -45,7 +47,7 @@ type board struct {
 	parts parts
 	ram   int64  // bytes
 	chips string // the file that is memory and flash
-	https int    // port on 127.0.0.1
+	https int    // port on 127.0.0.1, another after each power cut
 	other int    // another, through which clients seem to come from another address
 	lan   *lan   // what else is on its network
 
@@ -63,7 +65,7 @@ type board struct {
 // newBoard makes a board with that much memory, whose data partition is erased. It is off.
 func newBoard(t *testing.T, p parts, ram int64) *board {
 	t.Helper()
-	b := &board{t: t, parts: p, ram: ram, chips: filepath.Join(t.TempDir(), "chips"), https: freePort(t), other: freePort(t), lan: newLAN(t), began: time.Now()}
+	b := &board{t: t, parts: p, ram: ram, chips: filepath.Join(t.TempDir(), "chips"), lan: newLAN(t), began: time.Now()}
 	rootfs := readFile(t, p.rootfs)
 	if len(rootfs) > rootfsSize {
 		t.Fatalf("the root file system has %d bytes, at most %d", len(rootfs), rootfsSize)
@@ -113,6 +115,19 @@ func (b *board) note(format string, args ...any) {
 // on switches the board on and waits until its second serial line takes commands.
 func (b *board) on() {
 	b.t.Helper()
+	err := b.power()
+	// Another program may have taken a port meanwhile.
+	for try := 1; err != nil && try < portTries && strings.Contains(b.since(), "host forwarding"); try++ {
+		b.cut()
+		err = b.power()
+	}
+	if err != nil {
+		b.t.Fatalf("the board does not start: %v", err)
+	}
+}
+
+func (b *board) power() error {
+	b.https, b.other = freePort(b.t), freePort(b.t)
 	// What was in the memory is lost.
 	f, err := os.OpenFile(b.chips, os.O_RDWR, 0)
 	if err == nil {
@@ -120,11 +135,11 @@ func (b *board) on() {
 		err = errors.Join(unix.Fallocate(int(f.Fd()), clear, 0, b.flash()), unix.Fallocate(int(f.Fd()), clear, b.flash()+flashSize, upperSize), f.Close())
 	}
 	if err != nil {
-		b.t.Fatalf("clear the memory: %v", err)
+		return fmt.Errorf("clear the memory: %w", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		b.t.Fatal(err)
+		return err
 	}
 	defer l.Close()
 	cmd := exec.Command("nice", "-n", "5", "qemu-system-mipsel", "-M", "malta,memory-backend=chips", "-cpu", "24Kc",
@@ -144,7 +159,7 @@ func (b *board) on() {
 	b.mu.Unlock()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
+		return err
 	}
 	off := make(chan struct{})
 	b.cmd, b.off = cmd, off
@@ -155,17 +170,17 @@ func (b *board) on() {
 	}()
 	l.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
 	if b.control, err = l.Accept(); err != nil {
-		b.t.Fatalf("QEMU does not start: %v", err)
+		return fmt.Errorf("start QEMU: %w", err)
 	}
 	b.answers = bufio.NewReader(b.control)
 	b.control.SetDeadline(time.Now().Add(patience))
 	for {
 		line, err := b.answers.ReadString('\n')
 		if err != nil {
-			b.t.Fatalf("the board does not start: %v", err)
+			return err
 		}
 		if strings.TrimSpace(line) == "@ready" {
-			return
+			return nil
 		}
 	}
 }
