@@ -177,7 +177,7 @@ hot_router=${hot#runtime }
 
 # What the gateway can be built without (firmware/internal/features), and all that the tiny
 # profile leaves out.
-features='no_board no_cache no_mdns no_page no_provision no_tether'
+features='no_board no_cache no_http2 no_mdns no_page no_provision no_tether'
 tiny_tags=no_board,no_cache,no_mdns,no_page,no_provision,no_tether
 
 # For MIPS, zeroconf gets our own message format instead of github.com/miekg/dns, by a second
