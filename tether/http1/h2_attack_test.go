@@ -356,6 +356,24 @@ func TestHTTP2Stalls(t *testing.T) {
 	}
 }
 
+// A body that comes slowly is not cut while it moves: how slow is too slow is the handler's
+// to say.
+func TestHTTP2SlowBody(t *testing.T) {
+	withPeer(t, &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	})}, false, func(t *testing.T, p *peer) {
+		p.write(p.request(1, false, "POST", "/"))
+		data := frame(frameData, flagEnd, 1, make([]byte, 10))
+		p.write(data[:frameHead])
+		for i := range data[frameHead:] {
+			time.Sleep(DefaultIOTimeout * 2 / 3)
+			p.write(data[frameHead+i:][:1])
+		}
+		p.want("answer", "HEADERS 1 :status=200 content-length=8", "DATA 1 END 10 <nil>")
+	})
+}
+
 // A client that reads nothing from its connection is cut off, whatever its windows say
 // (CVE-2019-9517), and takes the handlers' writes with it.
 func TestHTTP2ReadsNothing(t *testing.T) {

@@ -629,7 +629,7 @@ func (h *h2conn) settings(flags byte, length int) error {
 				break
 			}
 			for _, st := range h.streams {
-				if st.sendWindow += v - h.initial; st.sendWindow > maxWindow {
+				if st.sendWindow += v - h.initial; st.sendWindow > maxWindow && !st.closed() {
 					err = &h2Error{codeFlow, "window of a stream too large"}
 				}
 				st.cond.Broadcast()

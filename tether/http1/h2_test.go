@@ -470,6 +470,7 @@ func TestHTTP2Answer(t *testing.T) {
 			io.WriteString(w, "body")
 			h.Set("X-A", "1")
 			h.Set(http.TrailerPrefix+"X-B", "2")
+			h.Set(http.TrailerPrefix+"Content-Type", "x") // not behind a body (RFC 9110 §6.5.1)
 		case "/interim":
 			h.Set("Link", "</a>")
 			w.WriteHeader(103)
@@ -598,6 +599,44 @@ func TestHTTP2UploadWindow(t *testing.T) {
 	})
 }
 
+// Padding takes room of the windows too, and gives it back at once. Until the client knows
+// its windows, it may use those of RFC 9113 §6.9.2.
+func TestHTTP2SmallWindow(t *testing.T) {
+	s := &Server{HTTP2: http.HTTP2Config{MaxReceiveBufferPerStream: 1000}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/read" {
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, n, err)
+		} else {
+			<-r.Context().Done()
+		}
+	})}
+	withPeer(t, s, false, func(t *testing.T, p *peer) {
+		p.write(p.request(1, false, "POST", "/read"))
+		for range 1000 {
+			p.write(frame(frameData, flagPadded, 1, append([]byte{255, 'x'}, make([]byte, 255)...)))
+		}
+		p.write(frame(frameData, flagEnd, 1, nil))
+		if got := p.wait(); !slices.Contains(got, "DATA 1 END 1000 <nil>") {
+			t.Errorf("padded: %.300q", got)
+		}
+		p.write(p.request(3, false, "POST", "/"), frame(frameData, 0, 3, make([]byte, 1000)))
+		p.want("all that may come")
+		if p.write(frame(frameData, 0, 3, []byte("x"))); !slices.Contains(p.wait(), "GOAWAY 3 3") {
+			t.Error("more than the window was taken")
+		}
+	})
+	withPeer(t, s, true, func(t *testing.T, p *peer) { // no ACK yet
+		p.write([]byte(preface), frame(frameSettings, 0, 0, nil), p.request(1, false, "POST", "/"))
+		p.wait()
+		for range 3 {
+			p.write(frame(frameData, 0, 1, make([]byte, maxFrame)))
+		}
+		p.want("early data")
+		p.write(frame(frameSettings, flagAck, 0, nil))
+		p.want("ACK")
+	})
+}
+
 // Answers wait for the client's windows (RFC 9113 §6.9).
 func TestHTTP2DownloadWindow(t *testing.T) {
 	s := &Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -620,6 +659,15 @@ func TestHTTP2DownloadWindow(t *testing.T) {
 		p.want("still nothing")
 		p.write(frame(frameWindow, 0, 1, u32(1000)))
 		p.want("the rest", "DATA 1 END \x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	})
+	var release chan struct{}
+	withPeer(t, &Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })}, false, func(t *testing.T, p *peer) {
+		release = make(chan struct{})
+		defer func() { close(release) }()
+		p.write(p.request(1, true, "GET", "/"), frame(frameWindow, 0, 1, u32(maxWindow)))
+		p.want("more than 2^31-1", "RST_STREAM 1 3")
+		p.write(frame(frameWindow, 0, 1, u32(1)), frame(frameSettings, 0, 0, append([]byte{0, settingWindow}, u32(maxWindow)...)))
+		p.want("others go on", "SETTINGS ACK")
 	})
 }
 
