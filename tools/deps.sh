@@ -26,6 +26,7 @@ list() {
 		test  chromium          chromium             shows the device's page
 		test  fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf what chromium writes with
 		test  zbar-tools        zbarimg              reads the QR codes we draw
+		test  curl              curl                 an HTTP/2 client of another make
 		test  openssl           openssl              checks our certificates and signatures
 		test  busybox           busybox              the shell of OpenWrt, for its init script
 		test  dpkg              dpkg-deb             unpacks our packages
