@@ -60,6 +60,8 @@ test:
 	go test $$race -count=1 -timeout $(TESTTIMEOUT) $(PKG)
 	@[ '$(PKG)' != ./... ] || for m in tools/pack tools/h2conformance; do \
 	echo "test: $$m, a module of its own"; (cd $$m && go test -count=1 -timeout $(TESTTIMEOUT) ./...) || exit 1; done
+	@[ '$(PKG)' != ./... ] || { echo 'test: tools/cmd/piimage, a module of its own: all but what builds and boots images'; \
+	cd tools/cmd/piimage && go test -count=1 -timeout $(TESTTIMEOUT) ./update/... ./zerodisk/... ./onboard/...; }
 
 e2e:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh test)
@@ -94,7 +96,7 @@ lint:
 	@$(if $(filter off,$(DEPS)),true,tools/deps.sh lint)
 	@echo 'lint: gofmt'; bad=$$(git ls-files -z '*.go' | xargs -0 gofmt -l -s); [ -z "$$bad" ] || { echo "lint: run gofmt -s -w on:" $$bad; exit 1; }
 	@echo 'lint: go vet, also of the gateway without its features'; go vet ./... && \
-	all=; for f in $(FEATURES); do all=$$all,no_$$f; go vet -tags no_$$f $(GATEWAY) || exit 1; done; go vet -tags no_handler$$all $(GATEWAY) && (cd tools/pack && go vet ./...) && (cd tools/h2conformance && go vet ./...)
+	all=; for f in $(FEATURES); do all=$$all,no_$$f; go vet -tags no_$$f $(GATEWAY) || exit 1; done; go vet -tags no_handler$$all $(GATEWAY) && (cd tools/pack && go vet ./...) && (cd tools/h2conformance && go vet ./...) && (cd tools/cmd/piimage && go vet ./update/... ./zerodisk/... ./onboard/...)
 	@echo 'lint: $(STATICCHECK)'; go run $(STATICCHECK) ./...
 	@echo 'lint: shellcheck'; if command -v shellcheck >/dev/null; then git ls-files -z | xargs -0 grep -lIZE -m1 '^#!/bin/(ba)?sh' | xargs -0r shellcheck; \
 	else echo 'lint: shellcheck is left out: it is not installed (make deps)'; fi
