@@ -80,7 +80,13 @@ func askAgain(tb testing.TB, h http.Handler, request string, n int, keep bool) [
 
 // hitHandler is what the LAN's server calls, of a gateway that keeps every answer of service.
 func hitHandler(tb testing.TB, service http.Handler) http.Handler {
-	g, err := New(Config{StateDir: tb.TempDir(), HTTPS: "127.0.0.1:0", Access: AccessOrigin, CacheRules: []string{"/* ttl=1h public"}, OriginHandler: service})
+	return lanHandler(tb, Config{CacheRules: []string{"/* ttl=1h public"}, OriginHandler: service})
+}
+
+// lanHandler is what the LAN's server calls.
+func lanHandler(tb testing.TB, c Config) http.Handler {
+	c.StateDir, c.HTTPS, c.Access = tb.TempDir(), "127.0.0.1:0", AccessOrigin
+	g, err := New(c)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -198,4 +204,69 @@ func BenchmarkHit(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	askAgain(b, h, hitRequest, b.N, false)
+}
+
+// Services that say nothing of caches are the usual ones: what is the same each time must cost
+// little more than without a cache.
+func TestAskedEachTimeAllocations(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		most   int // more than without a cache
+		fields []string
+	}{
+		{"ETag", moreAllocs, []string{"Etag", `"0123456789"`}},
+		{"no validator", moreTagged, nil},
+	} {
+		service := sameZones(c.fields...)
+		allocs := func(cache int64) int {
+			const n = 1000
+			h := lanHandler(t, Config{Cache: cache, OriginHandler: service})
+			return int(testing.AllocsPerRun(1, func() { askAgain(t, h, hitRequest, n, false) })) / n
+		}
+		if got, without := allocs(1<<20), allocs(-1); got > without+c.most {
+			t.Errorf("%s: %d allocations, want at most %d more than the %d without a cache", c.name, got, c.most, without)
+		}
+	}
+}
+
+// moreAllocs are those of a request that the service answers as before: the client's identity,
+// what others may wait for, the entry, Cache-Status; moreTagged those of an ETag.
+const (
+	moreAllocs = 6
+	moreTagged = 16
+)
+
+// sameZones is zones with other fields.
+func sameZones(fields ...string) http.Handler {
+	body := []byte(strings.Repeat("x", 4096))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+		for i := 0; i+1 < len(fields); i += 2 {
+			h.Set(fields[i], fields[i+1])
+		}
+		_, _ = w.Write(body)
+	})
+}
+
+func BenchmarkAskedEachTime(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		cache  int64
+		fields []string
+	}{
+		{"off", -1, []string{"Etag", `"0123456789"`}},
+		{"etag", 1 << 20, []string{"Etag", `"0123456789"`}},
+		{"none-off", -1, nil},
+		{"none", 1 << 20, nil},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			h := lanHandler(b, Config{Cache: c.cache, OriginHandler: sameZones(c.fields...)})
+			askAgain(b, h, hitRequest, 1, false)
+			b.ReportAllocs()
+			b.ResetTimer()
+			askAgain(b, h, hitRequest, b.N, false)
+		})
+	}
 }

@@ -267,7 +267,7 @@ func (q *query) run() error {
 		if q.r.Method == http.MethodGet {
 			// The answer to a question about a part, or about the client's own state, is of no use to others.
 			narrow := len(q.r.Header["Range"]) > 0 || httpcache.Conditional(q.r.Header)
-			f = c.depart(s, &q.t, q.host, patient && (!narrow || e != nil && e.canValidate()))
+			f = c.depart(s, &q.t, q.host, patient && (!narrow || e != nil && e.canValidate() && e.unasked == 0))
 		} else {
 			c.tidy(s)
 		}

@@ -28,10 +28,11 @@ type entry struct {
 
 	uris, hosts, owners uint16 // bytes of text
 
-	status int16
-	fields uint8 // in text
-	flags  entryFlags
-	hits   uint32 // Cache.mu guards it, as the links
+	status  int16
+	fields  uint8 // in text
+	flags   entryFlags
+	unasked uint8  // so many requests are not asked to validate e, see recorder.unasked
+	hits    uint32 // Cache.mu guards it, as the links
 }
 
 // maxPart bounds the target, the host and the owner, in bytes each.

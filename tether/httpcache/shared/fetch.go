@@ -1,8 +1,10 @@
 package shared
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -38,6 +40,7 @@ type recorder struct {
 
 	own        http.Header // fields that must not reach the client yet; nil: w's are used
 	validating bool        // own preconditions went to the origin
+	decides    bool        // the client's preconditions are judged here when a 200 comes
 	isWrite    bool
 	told       bool          // of the write
 	sent, came time.Duration // the request, and the head of its answer
@@ -48,7 +51,9 @@ type recorder struct {
 	declared int64 // Content-Length; -1: none
 	n        int64 // bytes of the body so far
 
-	pending  *entry // to be stored, still without text and body
+	pending  *entry // to be stored, still without text and body, unless it is renewed
+	renewed  bool   // pending is stale anew
+	same     bool   // the body so far is that of stale
 	block    []byte
 	owner    string // whose it will be
 	buf      []byte
@@ -66,9 +71,13 @@ func (q *query) fetch(e *entry, f *flight) error {
 	defer x.end()
 	r := q.r
 	if e != nil {
-		x.own = http.Header{}
+		if len(q.w.Header()) > 0 { // otherwise setAside tells the origin's from others
+			x.own = http.Header{}
+		}
 		if f != nil && e.canValidate() {
-			r, x.validating = q.ask(e), true
+			if x.decides = true; e.unasked == 0 {
+				r, x.validating = q.ask(e), true
+			}
 		}
 	}
 	return x.finish(q.next(x, r))
@@ -91,6 +100,34 @@ func (q *query) ask(e *entry) *http.Request {
 		r.Header["If-Modified-Since"] = []string{v}
 	}
 	return r
+}
+
+// maxUnasked is how many requests in a row go to an origin that does not validate without our
+// asking it to: one that was changed meanwhile is found out by the next.
+const maxUnasked = 63
+
+// unasked is what the answer e says for the next: an origin that sends in full what it was asked
+// about does not look at preconditions, and they cost a copy of the request's head.
+func (x *recorder) unasked(e *entry) uint8 {
+	old := x.stale
+	switch {
+	case old == nil || x.status != http.StatusOK:
+		return 0
+	case !x.validating:
+		return max(old.unasked, 1) - 1
+	case e.value("Etag") == old.value("Etag") && e.value("Last-Modified") == old.value("Last-Modified"):
+		return maxUnasked
+	}
+	return 0
+}
+
+// setAside keeps the fields of an answer from the client that gets another.
+func (x *recorder) setAside() {
+	if x.own == nil {
+		h := x.w.Header()
+		x.own = maps.Clone(h)
+		clear(h)
+	}
 }
 
 // end gives everything back, also on the way of a panic.
@@ -141,9 +178,11 @@ func (x *recorder) WriteHeader(status int) {
 	case x.isWrite:
 		x.tell()
 	case x.validating && status == http.StatusNotModified:
+		x.setAside()
 		x.mode = confirmed
 		return
 	case x.stale != nil && x.instead(x.stale, status):
+		x.setAside()
 		x.mode = swallowed
 		return
 	case x.tags(status, h):
@@ -252,7 +291,10 @@ func (x *recorder) release() {
 	x.mode = passing
 	var e *entry
 	if x.f != nil {
-		e = x.assess(h, x.status)
+		if e = x.renew(h); e == nil {
+			e = x.assess(h, x.status)
+		}
+		x.same = e != nil && x.stale != nil && len(x.buf) == 0 && (x.declared < 0 || x.declared == int64(len(x.stale.body)))
 	}
 	q.c.head(x, e)
 	if x.own != nil {
@@ -283,8 +325,9 @@ func (x *recorder) release() {
 			h["Cache-Status"] = (*list)[:1:1]
 		}
 	}
-	if x.validating && x.status == http.StatusOK && httpcache.Conditional(q.r.Header) {
-		// The client asked under a condition of its own, which did not reach the origin.
+	if x.decides && x.status == http.StatusOK && httpcache.Conditional(q.r.Header) {
+		// The client asked under a condition of its own, which did not reach the origin, or not
+		// one that looks at them.
 		v := validators(one(h["Etag"]), one(h["Last-Modified"]), one(h["Date"]))
 		if httpcache.NotModified(q.r.Header, v, time.Now()) {
 			x.mode = muted
@@ -445,6 +488,54 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 	return e
 }
 
+// renew makes the entry for an answer whose head is that of the stale one, as of most services that
+// are asked again and again. All that assess would find out is known then, and the entry
+// takes over text and body: for as long as no other body comes, see Write. nil: assess has to look.
+func (x *recorder) renew(h http.Header) *entry {
+	q, old := x.q, x.stale
+	if old == nil || x.status != http.StatusOK || old.status != http.StatusOK || old.lifetime != 0 || q.rule != nil || len(x.buf) > 0 ||
+		x.declared != int64(len(old.body)) || len(h["Age"]) > 0 || len(h["Set-Cookie"]) > 0 ||
+		old.owners == 0 && (q.t.Principal != "" || len(q.r.Header["Authorization"]) > 0 || len(q.r.Header["Cookie"]) > 0) || !old.hasHead(h) {
+		return nil
+	}
+	x.renewed = true
+	return &entry{site: x.f.site, vary: old.vary, text: old.text, body: old.body, born: x.sent, swr: old.swr, sie: old.sie,
+		uris: old.uris, hosts: old.hosts, owners: old.owners, status: old.status, fields: old.fields, flags: old.flags}
+}
+
+// hasHead reports whether e would be stored with the fields of h. A Date that h lacks is added,
+// if that of e is of this second.
+func (e *entry) hasHead(h http.Header) bool {
+	n, last, line := 0, "", 0
+	for b := e.block(); b != ""; {
+		var name, value string
+		name, value, b = cutField(b)
+		if line++; name != last {
+			last, line = name, 0
+		}
+		switch lines := h[name]; {
+		case name == "Content-Length": // looked at already
+		case line < len(lines) && lines[line] == value:
+			n++
+		case name == "Date" && len(lines) == 0:
+			wall := time.Now()
+			if t, ok := httpcache.ParseDate(value, wall); !ok || wall.Sub(t).Abs() >= time.Second {
+				return false
+			}
+			h[name] = []string{value}
+			n++
+		default:
+			return false
+		}
+	}
+	for name, lines := range h {
+		if httpcache.Stored(name) {
+			n -= len(lines)
+		}
+	}
+	return n == 0
+}
+
 // announce tells caches further out (RFC 9213) what only a rule says: a lifetime (ruled), for whom
 // the answer is, how long it may be used when the service fails. What the service itself
 // says, also to them, stays; false: nothing was to be told.
@@ -499,7 +590,7 @@ func (x *recorder) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if x.pending != nil && !x.keep(b) {
+	if x.pending != nil && !x.keepBody(b) {
 		x.abandon()
 	}
 	if x.mode == muted {
@@ -523,6 +614,20 @@ func (x *recorder) letGo() error {
 	}
 	_, err := x.w.Write(held)
 	return err
+}
+
+// keepBody keeps what comes of a body to be stored: without memory, as far as it is that of the
+// stale answer.
+func (x *recorder) keepBody(b []byte) bool {
+	if !x.same {
+		return x.keep(b)
+	}
+	old, at := x.stale.body, x.n-int64(len(b))
+	if x.n <= int64(len(old)) && bytes.Equal(old[at:x.n], b) {
+		return true
+	}
+	x.same = false
+	return !x.renewed && x.keep(old[:at]) && x.keep(b) // another body under the same head is not to be trusted
 }
 
 // keep appends to what will be stored, within the memory.
@@ -554,12 +659,16 @@ func (x *recorder) keep(b []byte) bool {
 	return true
 }
 
-// abandon gives up storing: the body is too long.
+// abandon gives up storing: the body is too long, or not what its head says.
 func (x *recorder) abandon() {
 	c := x.q.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.used -= x.reserved
+	if x.renewed {
+		c.drop(x.stale)
+		c.noted(x.stale, false)
+	}
 	c.arrive(x.f, useless)
 	x.reserved, x.pending, x.buf, x.block, x.f = 0, nil, nil, nil, nil
 }
@@ -595,6 +704,7 @@ func (x *recorder) finish(err error) error {
 		if x.status != 0 || x.stale == nil || !x.instead(x.stale, 0) {
 			return err
 		}
+		x.setAside()
 		x.mode = swallowed
 	} else if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
@@ -623,11 +733,18 @@ func (x *recorder) finish(err error) error {
 	if x.declared >= 0 && x.n != x.declared && !bodyless(x.status) || x.declared < 0 && q.r.Context().Err() != nil {
 		return nil // not complete: end tells those who wait
 	}
-	body := x.buf
-	if cap(body)-len(body) > len(body)/8+64 {
-		body = append([]byte(nil), body...)
+	e, body := x.pending, x.buf
+	switch {
+	case x.renewed: // whole, as declared is its length
+		x.commit(e)
+		return nil
+	case x.same && x.n == int64(len(x.stale.body)):
+		body = x.stale.body
+	case x.same:
+		body = bytes.Clone(x.stale.body[:x.n])
+	case cap(body)-len(body) > len(body)/8+64:
+		body = bytes.Clone(body)
 	}
-	e := x.pending
 	e.seal(x.block, q.t.URI, q.host, x.owner, body)
 	x.commit(e)
 	return nil
@@ -644,6 +761,7 @@ func (x *recorder) commit(e *entry) {
 	if x.f.doomed {
 		r = failed
 	} else {
+		e.unasked = x.unasked(e)
 		if x.stale != nil {
 			c.drop(x.stale)
 		}
@@ -675,7 +793,7 @@ func (x *recorder) tagged() error {
 	x.q.c.stats.Tagged++
 	x.q.c.stats.Saved += uint64(len(x.buf))
 	x.q.c.mu.Unlock()
-	x.validating = true // release compares
+	x.decides = true
 	held := x.buf
 	x.release()
 	if x.mode == muted {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1100,4 +1101,178 @@ func BenchmarkHit(b *testing.B) {
 		clear(w.h)
 		_ = c.Serve(w, r, Target{URI: r.RequestURI}, origin)
 	}
+}
+
+// Most services say nothing of caches, and many do not look at preconditions either.
+func TestServiceThatDoesNotValidate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fields := []string{`Etag: "a"`, "Content-Length: 4", "Date: +0", "A: 1", "A: 2"}
+		g := newRig(t, Gateway())
+		g.answers(fields...)
+		asked := func() bool { return g.asked[len(g.asked)-1].Header.Get("If-None-Match") == `"a"` }
+		g.do("GET /x")
+		for i := range 2 * (maxUnasked + 1) {
+			if i%8 == 0 {
+				time.Sleep(time.Second) // another Date
+				g.answers(fields...)
+			}
+			w := g.do("GET /x")
+			if got, want := asked(), i%(maxUnasked+1) == 0; got != want {
+				t.Errorf("request %d: asked under a condition: %v, want %v", i, got, want)
+			}
+			h := w.Header()
+			if w.Body.String() != "body" || len(h["A"]) != 2 || h.Get("Date") != time.Now().UTC().Format(http.TimeFormat) || h.Get("Cache-Status") != "cloudrest-gateway; fwd=stale; stored" {
+				t.Fatalf("request %d: %q with %v", i, w.Body, h)
+			}
+			if s := g.c.Stats(); s.Entries != 1 || s.Stores != uint64(i+2) {
+				t.Fatalf("request %d: %d entries, stored %d times", i, s.Entries, s.Stores)
+			}
+		}
+
+		n := len(g.asked)
+		w := g.do("GET /x", `If-None-Match: "a"`)
+		g.want("its ETag is of use nevertheless", w, 304, "", n+1)
+		if w.Body.Len() != 0 || w.Header().Get("Content-Length") != "" {
+			t.Errorf("304 with %q, %v", w.Body, w.Header())
+		}
+		time.Sleep(BridgeTime - time.Second)
+		g.answers("status: 502", "B: 1", "Content-Type: text/plain", "Via: 1.1 bad")
+		w = g.do("GET /x")
+		g.want("the newest answer bridges a restart", w, 200, "body", n+2)
+		if h := w.Header(); h.Get("B")+h.Get("Via") != "" || h.Get("Age") != "29" || len(h["A"]) != 2 {
+			t.Errorf("in place of a failure: %v, want nothing of that and Age 29", h)
+		}
+		g.answers(`Etag: "b"`, "Content-Length: 5", "body: other")
+		g.want("another answer", g.do("GET /x"), 200, "other", n+3)
+		g.answers("status: 502")
+		g.want("takes its place", g.do("GET /x"), 200, "other", n+4)
+		g.origin = func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("If-None-Match") == `"b"` {
+				w.Header()["B"] = []string{"1"}
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			answer(`Etag: "b"`, "body: other")(w, r)
+		}
+		for range maxUnasked {
+			g.do("GET /x")
+		}
+		validated := g.c.Stats().Validated
+		g.want("a service that has learned it", g.do("GET /x"), 200, "other", len(g.asked))
+		if got := g.c.Stats().Validated - validated; got != 1 {
+			t.Errorf("%d answers validated, want 1", got)
+		}
+	})
+}
+
+// The body is compared with the stored one as it comes, in whatever pieces.
+func TestBodyBesideTheStoredOne(t *testing.T) {
+	const old = "0123456789"
+	for _, c := range []struct {
+		name   string
+		pieces []string
+		length bool   // is declared
+		tag    string // "": the one before
+		kept   string // what a restart is bridged with; "": nothing
+	}{
+		{"the same", []string{"0123", "456789"}, true, "", old},
+		{"the same of unknown length", []string{"0123", "456789"}, false, "", old},
+		{"the same under another tag", []string{old}, true, `"b"`, old},
+		{"another under the same tag", []string{"0123", "x56789"}, true, "", ""},
+		{"another under another tag", []string{"0123", "x56789"}, true, `"b"`, "0123x56789"},
+		{"longer", []string{old, "ab", "c"}, false, `"b"`, old + "abc"},
+		{"longer under the same tag", []string{old, "ab"}, true, "", old + "ab"},
+		{"shorter", []string{"012", "34"}, false, `"b"`, "01234"},
+		{"nothing", nil, true, `"b"`, ""},
+		{"another from the begin", []string{"x", "y"}, false, `"b"`, "xy"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				g := newRig(t, Gateway())
+				g.answers(`Etag: "a"`, "Content-Length: 10", "body: "+old)
+				g.do("GET /x")
+				body, tag := strings.Join(c.pieces, ""), `"a"`
+				if c.tag != "" {
+					tag = c.tag
+				}
+				g.origin = func(w http.ResponseWriter, r *http.Request) {
+					w.Header()["Etag"] = []string{tag}
+					if c.length {
+						w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+					}
+					for _, p := range c.pieces {
+						b := []byte(p)
+						w.Write(b)
+						clear(b) // it is the writer's again
+					}
+				}
+				if w := g.do("GET /x"); w.Body.String() != body || w.Header().Get("Etag") != tag {
+					t.Errorf("got %q with %v, want %q", w.Body, w.Header(), body)
+				}
+				used := g.c.Stats().Bytes
+				g.answers("status: 502", "body: gone")
+				status, kept := 200, c.kept
+				if kept == "" && body != "" {
+					status, kept = 502, "gone"
+				}
+				g.want("when the service restarts", g.do("GET /x"), status, kept, 3)
+				if used != 0 && status == 502 {
+					t.Errorf("%d bytes used by nothing", used)
+				}
+			})
+		})
+	}
+}
+
+// An answer is only taken for the stored one's if it could have been stored so.
+func TestSameAnswerForWhom(t *testing.T) {
+	first := []string{`Etag: "a"`, "Content-Length: 4", "Date: +0", "A: 1", "A: 2"}
+	for _, c := range []struct {
+		name   string
+		ask    []string
+		then   []string
+		whose  string
+		fields string
+	}{
+		{"the same", nil, first, "", "1 2"},
+		{"less fields", nil, []string{`Etag: "a"`, "Content-Length: 4", "Date: +0"}, "", ""},
+		{"less lines", nil, []string{`Etag: "a"`, "Content-Length: 4", "Date: +0", "A: 1"}, "", "1"},
+		{"more lines", nil, append([]string{"A: 1"}, first...), "", "1 1 2"},
+		{"more fields", nil, append([]string{"B: 3"}, first...), "", "1 2 3"},
+		{"without Date", nil, []string{`Etag: "a"`, "Content-Length: 4", "A: 1", "A: 2"}, "", "1 2"},
+		{"another client's", []string{"principal: ann"}, first, "ann", "1 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				g := newRig(t, Gateway())
+				g.answers(first...)
+				g.do("GET /x")
+				if c.name == "without Date" {
+					time.Sleep(2 * time.Second)
+				}
+				g.answers(c.then...)
+				g.do("GET /x", c.ask...)
+				now := time.Now().UTC().Format(http.TimeFormat)
+				list := g.c.Entries("", 9)
+				if len(list) != 1 || list[0].Principal != c.whose {
+					t.Fatalf("stored %+v, want one answer, for %q", list, c.whose)
+				}
+				g.answers("status: 502")
+				h := g.do("GET /x", c.ask...).Header()
+				if got := strings.Join(append(h["A"], h["B"]...), " "); got != c.fields || h.Get("Date") != now {
+					t.Errorf("later: A and B %q, Date %q, want %q, %q", got, h.Get("Date"), c.fields, now)
+				}
+			})
+		})
+	}
+	bubble(t, func(t *testing.T) {
+		g := newRig(t, Gateway())
+		g.answers(first...)
+		g.do("GET /x")
+		g.answers(append([]string{"Set-Cookie: a=b"}, first...)...)
+		g.do("GET /x")
+		if list := g.c.Entries("", 9); len(list) != 0 {
+			t.Errorf("with a cookie: stored %+v, want nothing", list)
+		}
+	})
 }
