@@ -233,7 +233,7 @@ func TestAskedEachTimeAllocations(t *testing.T) {
 // what others may wait for, the entry, Cache-Status; moreTagged those of an ETag.
 const (
 	moreAllocs = 6
-	moreTagged = 16
+	moreTagged = 13
 )
 
 // sameZones is zones with other fields.

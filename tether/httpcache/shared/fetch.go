@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"hash"
 	"maps"
 	"net/http"
 	"slices"
@@ -58,7 +59,12 @@ type recorder struct {
 	owner    string // whose it will be
 	buf      []byte
 	reserved int64
+
+	spare []byte // memory for buf, from a request before
 }
+
+// maxSpare bounds it, in bytes.
+const maxSpare = 16 << 10
 
 var recorders = sync.Pool{New: func() any { return new(recorder) }}
 
@@ -66,7 +72,7 @@ var recorders = sync.Pool{New: func() any { return new(recorder) }}
 // answer is not to be stored.
 func (q *query) fetch(e *entry, f *flight) error {
 	x := recorders.Get().(*recorder)
-	*x = recorder{query: *q, w: q.w, stale: e, f: f, sent: q.c.now()}
+	*x = recorder{query: *q, w: q.w, stale: e, f: f, sent: q.c.now(), spare: x.spare}
 	x.q = &x.query
 	defer x.end()
 	r := q.r
@@ -139,8 +145,17 @@ func (x *recorder) end() {
 		c.used -= x.reserved
 		c.mu.Unlock()
 	}
-	*x = recorder{}
+	x.recycle()
+	*x = recorder{spare: x.spare}
 	recorders.Put(x)
+}
+
+// recycle keeps the memory of buf for another answer.
+func (x *recorder) recycle() {
+	if cap(x.buf) <= maxSpare && cap(x.buf) > cap(x.spare) {
+		x.spare = x.buf[:0]
+	}
+	x.buf = nil
 }
 
 // Header implements http.ResponseWriter.
@@ -269,20 +284,41 @@ func (x *recorder) tags(status int, h http.Header) bool {
 // eventStream is the type of answers without end.
 const eventStream = "text/event-stream"
 
+// tagger makes ETags; its memory is used again.
+type tagger struct {
+	hash hash.Hash
+	buf  []byte
+	text [len(tagPrefix) + tagText + 1]byte
+}
+
+// Of a SHA-256 an ETag has tagBytes, which are tagText characters. A cheaper hash would do for
+// chance, but not where somebody chooses what a service says: two states with one ETag are a lost update.
+const (
+	tagBytes = 15
+	tagText  = tagBytes * 4 / 3
+)
+
+var taggers = sync.Pool{New: func() any { return &tagger{hash: sha256.New()} }}
+
 // makeTag is a strong ETag of a body and of what says how to read it.
 func makeTag(h http.Header, body []byte) string {
-	d := sha256.New()
+	t := taggers.Get().(*tagger)
+	defer taggers.Put(t)
+	t.hash.Reset()
+	t.buf = t.buf[:0]
 	for _, name := range [...]string{"Content-Type", "Content-Encoding"} {
 		for _, v := range h[name] {
-			d.Write([]byte(v))
+			t.buf = append(t.buf, v...)
 		}
-		d.Write([]byte{0})
+		t.buf = append(t.buf, 0)
 	}
-	d.Write(body)
-	var sum [sha256.Size]byte
-	var text [20]byte
-	base64.RawURLEncoding.Encode(text[:], d.Sum(sum[:0])[:15])
-	return tagPrefix + string(text[:]) + `"`
+	t.hash.Write(t.buf)
+	t.hash.Write(body)
+	t.buf = t.hash.Sum(t.buf[:0])
+	copy(t.text[:], tagPrefix)
+	base64.RawURLEncoding.Encode(t.text[len(tagPrefix):], t.buf[:tagBytes])
+	t.text[len(t.text)-1] = '"'
+	return string(t.text[:])
 }
 
 // release lets the final head go to the client, after the decision whether to store.
@@ -467,16 +503,16 @@ func (x *recorder) assess(h http.Header, status int) *entry {
 		_, ok := httpcache.ParseDate(lines[0], wall)
 		checkable = checkable || ok
 	}
+	if !checkable && (e.born+e.lifetime+max(e.while(), e.failing()) <= x.came || e.flags&askFirst != 0) {
+		x.old = e.lifetime > 0 && e.flags&askFirst == 0
+		return nil // of no use to anybody
+	}
 	dated := false
 	if lines := h["Date"]; len(lines) > 0 {
 		_, dated = httpcache.ParseDate(lines[0], wall)
 	}
 	if !dated {
 		h["Date"] = []string{wall.UTC().Format(http.TimeFormat)} // RFC 9110 §6.6.1
-	}
-	if !checkable && (e.born+e.lifetime+max(e.while(), e.failing()) <= x.came || e.flags&askFirst != 0) {
-		x.old = e.lifetime > 0 && e.flags&askFirst == 0
-		return nil // of no use to anybody
 	}
 	var ok bool
 	if e.vary, ok = newVariant(h, r.Header); !ok {
@@ -606,13 +642,13 @@ func (x *recorder) letGo() error {
 	}
 	held := x.buf
 	x.release()
+	var err error
+	if len(held) > 0 {
+		_, err = x.w.Write(held)
+	}
 	if x.pending == nil {
-		x.buf = nil
+		x.recycle()
 	}
-	if len(held) == 0 {
-		return nil
-	}
-	_, err := x.w.Write(held)
 	return err
 }
 
@@ -642,7 +678,12 @@ func (x *recorder) keep(b []byte) bool {
 			size = int(x.declared)
 		}
 		c := x.q.c
-		grown := slices.Grow([]byte(nil), size) // as much as the allocator really takes
+		grown := x.spare
+		if x.mode == holding && cap(grown) >= size {
+			x.spare = nil
+		} else {
+			grown = slices.Grow([]byte(nil), size) // as much as the allocator really takes
+		}
 		c.mu.Lock()
 		ok := c.reserve(int64(cap(grown)))
 		if ok {
@@ -746,6 +787,9 @@ func (x *recorder) finish(err error) error {
 		body = bytes.Clone(body)
 	}
 	e.seal(x.block, q.t.URI, q.host, x.owner, body)
+	if len(body) > 0 && len(x.buf) > 0 && &body[0] == &x.buf[0] {
+		x.buf = nil // it is the store's now
+	}
 	x.commit(e)
 	return nil
 }

@@ -1276,3 +1276,23 @@ func TestSameAnswerForWhom(t *testing.T) {
 		}
 	})
 }
+
+// What is kept back for its ETag uses the same memory again, but not that of what is stored.
+func TestMemoryForTagsIsNotStored(t *testing.T) {
+	g := newRig(t, Gateway())
+	for i, life := range []string{"max-age=60", "max-age=0", "max-age=60", "max-age=0", "max-age=0"} {
+		for _, size := range []int{4096, 3000, 9000} {
+			uri := "/" + strconv.Itoa(i) + "/" + strconv.Itoa(size)
+			body := strings.Repeat(strconv.Itoa(i), size)
+			g.answers("Cache-Control: "+life, "Content-Length: "+strconv.Itoa(size), "body: "+body)
+			g.want(uri, g.do("GET "+uri), 200, body, len(g.asked))
+		}
+	}
+	n := len(g.asked)
+	for _, i := range []int{0, 2} {
+		for _, size := range []int{4096, 3000, 9000} {
+			uri := "/" + strconv.Itoa(i) + "/" + strconv.Itoa(size)
+			g.want(uri+" from the store", g.do("GET "+uri), 200, strings.Repeat(strconv.Itoa(i), size), n)
+		}
+	}
+}

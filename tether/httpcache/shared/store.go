@@ -43,6 +43,7 @@ type flight struct {
 	principal string
 	join      bool // others may wait for it; not once it is doomed
 	doomed    bool // a write came in between: it is not to be stored
+	writes    int  // that came in between
 	gone      bool // over
 	result    result
 	until     time.Duration // others may wait for it; 0: its head is not there yet
@@ -280,12 +281,18 @@ func (c *Cache) sweep(s *site, meant func(uri string) bool) (n int) {
 			continue
 		}
 		for ; f != nil; f = f.next {
-			f.doomed = true
-			c.tell(f, failed) // who waits asks anew
+			c.doom(f)
 		}
 	}
 	c.tidy(s)
 	return n
+}
+
+// doom keeps the answer to a request under way from being stored; who waits for it asks anew.
+func (c *Cache) doom(f *flight) {
+	f.doomed = true
+	f.writes++
+	c.tell(f, failed)
 }
 
 // Invalidate makes what is stored for these targets in a space unusable, with any query,
@@ -348,8 +355,7 @@ func (c *Cache) PurgePrincipal(space, principal string) (n int) {
 	for _, f := range s.flights {
 		for ; f != nil; f = f.next {
 			if is(f.principal) {
-				f.doomed = true
-				c.tell(f, failed)
+				c.doom(f)
 			}
 		}
 	}

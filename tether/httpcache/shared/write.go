@@ -26,8 +26,15 @@ func (c *Cache) write(w http.ResponseWriter, r *http.Request, t Target, next Nex
 		defer unlock()
 	}
 	x := recorders.Get().(*recorder)
-	*x = recorder{query: *q, w: w, isWrite: true, sent: c.now()}
+	*x = recorder{query: *q, w: w, isWrite: true, sent: c.now(), spare: x.spare}
 	x.q = &x.query
+	if r.Method == http.MethodPost && (q.rule == nil || !q.rule.Never) && q.control.Flags == 0 && httpcache.Plain(t.URI) {
+		// The answer may be stored, unless another write overtakes it on its way.
+		c.mu.Lock()
+		x.f = c.depart(c.siteOf(t.Space), &q.t, q.host, false)
+		x.f.doomed = true // until it is known what it is
+		c.mu.Unlock()
+	}
 	defer func() {
 		if x.mode == holding { // a panic: what is there of the answer goes before the connection ends
 			_ = x.letGo()
@@ -40,9 +47,28 @@ func (c *Cache) write(w http.ResponseWriter, r *http.Request, t Target, next Nex
 
 // wrote makes stale what a write has changed, before its answer is released.
 func (q *query) wrote(x *recorder, status int, h http.Header) {
-	if !httpcache.Changes(status) {
+	alone := false // the write changed nothing but its target
+	if httpcache.Changes(status) {
+		alone = q.drops(h)
+	}
+	if x.f == nil {
 		return
 	}
+	c := q.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// RFC 9110 §9.3.3: the answer to a POST may be what a GET would give. It has doomed itself once.
+	if alone && status == http.StatusOK && len(h["Content-Location"]) == 1 && x.f.writes == 1 {
+		x.f.doomed = false
+		return
+	}
+	c.arrive(x.f, useless)
+	x.f = nil
+}
+
+// drops makes stale what a write with this answer has changed, here and where Changed tells of
+// it; alone means that this is its target and nothing else.
+func (q *query) drops(h http.Header) (alone bool) {
 	c := q.c
 	uris, everything := httpcache.Invalidates(q.r.Host, q.t.URI, h), false
 	for _, u := range uris {
@@ -56,13 +82,7 @@ func (q *query) wrote(x *recorder, status int, h http.Header) {
 	if c.conf.Changed != nil {
 		c.conf.Changed(q.r.Context(), q.t.Space, uris, everything)
 	}
-	// RFC 9110 §9.3.3: the answer to a POST may be what a GET would give.
-	if q.r.Method == http.MethodPost && status == http.StatusOK && !everything && len(uris) == 1 && len(h["Content-Location"]) == 1 &&
-		(q.rule == nil || !q.rule.Never) && q.control.Flags == 0 {
-		c.mu.Lock()
-		x.f = c.depart(c.siteOf(q.t.Space), &q.t, q.host, false)
-		c.mu.Unlock()
-	}
+	return !everything && len(uris) == 1
 }
 
 // refresh validates e in the background (RFC 5861 §3), if nobody does and there is room.
