@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -12,165 +11,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cloudrest/cloudrest/tether/frame"
 	"github.com/cloudrest/cloudrest/tether/mux"
+	"github.com/cloudrest/cloudrest/tether/tethertest"
 )
-
-// op is one finished request for a register.
-type op struct {
-	write      bool
-	version    int // written, or seen
-	begin, end time.Time
-}
-
-// older returns the first GET that was answered with something older than a write whose answer
-// had come before the GET began; ok is false when there is none.
-func older(history []op) (get, write op, ok bool) {
-	var writes, gets []op
-	for _, o := range history {
-		if o.write {
-			writes = append(writes, o)
-		} else {
-			gets = append(gets, o)
-		}
-	}
-	slices.SortFunc(writes, func(a, b op) int { return a.end.Compare(b.end) })
-	slices.SortFunc(gets, func(a, b op) int { return a.begin.Compare(b.begin) })
-	newest, i := op{}, 0
-	for _, g := range gets {
-		for ; i < len(writes) && writes[i].end.Before(g.begin); i++ {
-			if writes[i].version > newest.version {
-				newest = writes[i]
-			}
-		}
-		if g.version < newest.version {
-			return g, newest, true
-		}
-	}
-	return op{}, op{}, false
-}
-
-func TestOlder(t *testing.T) {
-	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
-	write := op{true, 2, at(1), at(3)}
-	for _, tc := range []struct {
-		name string
-		get  op
-		want bool
-	}{
-		{"old, begun before the write's answer", op{false, 1, at(2), at(9)}, false},
-		{"old, begun after it", op{false, 1, at(4), at(5)}, true},
-		{"new", op{false, 2, at(4), at(5)}, false},
-		{"newer", op{false, 3, at(4), at(5)}, false},
-	} {
-		if _, _, got := older([]op{{true, 1, at(0), at(9)}, tc.get, write}); got != tc.want {
-			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
-		}
-	}
-}
-
-// path is a bad network between the device and the relay.
-type path struct {
-	ln net.Listener
-	to string
-
-	mu     sync.Mutex
-	pairs  map[*pair]struct{}
-	closed bool // nobody gets through
-	wg     sync.WaitGroup
-}
-
-type pair struct {
-	device, relay net.Conn
-	swallow       atomic.Bool // what comes is lost, the ends do not notice
-	hold          atomic.Bool // what the device says does not move
-}
-
-func newPath(t *testing.T, to string) *path {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &path{ln: ln, to: to, pairs: map[*pair]struct{}{}}
-	p.wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			p.mu.Lock()
-			shut := p.closed
-			p.mu.Unlock()
-			up, err := net.Dial("tcp", to)
-			if err != nil || shut {
-				c.Close()
-				if err == nil {
-					up.Close()
-				}
-				continue
-			}
-			x := &pair{device: c, relay: up}
-			p.mu.Lock()
-			p.pairs[x] = struct{}{}
-			p.mu.Unlock()
-			p.wg.Go(func() { x.carry(x.relay, x.device, true) })
-			p.wg.Go(func() { x.carry(x.device, x.relay, false) })
-		}
-	})
-	t.Cleanup(func() { ln.Close(); p.cut(); p.wg.Wait() })
-	return p
-}
-
-func (x *pair) carry(dst, src net.Conn, up bool) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := src.Read(buf)
-		if n > 0 && !x.swallow.Load() {
-			if rand.IntN(4) == 0 {
-				time.Sleep(rand.N(3 * time.Millisecond))
-			}
-			for up && x.hold.Load() && !x.swallow.Load() {
-				time.Sleep(time.Millisecond)
-			}
-			if _, err := dst.Write(buf[:n]); err != nil {
-				src.Close()
-				return
-			}
-		}
-		if err != nil {
-			if !x.swallow.Load() {
-				dst.Close()
-			}
-			return
-		}
-	}
-}
-
-func (p *path) each(f func(*pair)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for x := range p.pairs {
-		f(x)
-	}
-}
-
-// cut ends every connection for both ends.
-func (p *path) cut() {
-	p.each(func(x *pair) { x.device.Close(); x.relay.Close(); delete(p.pairs, x) })
-}
-
-// half has the device lose its connections, and the relay notice nothing.
-func (p *path) half() {
-	p.each(func(x *pair) { x.swallow.Store(true); x.device.Close() })
-}
-
-func (p *path) shut(closed bool) { p.mu.Lock(); p.closed = closed; p.mu.Unlock() }
-
-func (p *path) hold(on bool) { p.each(func(x *pair) { x.hold.Store(on) }) }
 
 const registers = 12
 
@@ -178,11 +25,11 @@ const registers = 12
 type keeper struct {
 	r *running
 	d *thing
-	p *path
+	p *tethertest.BadPath
 
 	mu       sync.Mutex
 	versions [registers]int
-	history  [registers][]op
+	history  [registers][]tethertest.Op
 	seq      uint64
 	links    []*tie
 	changed  chan struct{}
@@ -241,7 +88,7 @@ func (k *keeper) invalidate(through *tie, uri string) {
 
 // run keeps a tether.
 func (k *keeper) run(ctx context.Context) {
-	u := &url.URL{Scheme: "ws", Host: k.p.ln.Addr().String()}
+	u := &url.URL{Scheme: "ws", Host: k.p.Addr()}
 	for ctx.Err() == nil {
 		l := &tie{}
 		d := k.d.Device
@@ -333,7 +180,7 @@ func (k *keeper) serve(w http.ResponseWriter, r *http.Request, l *tie) {
 	fmt.Fprint(w, v)
 }
 
-func (k *keeper) note(i int, o op) {
+func (k *keeper) note(i int, o tethertest.Op) {
 	k.mu.Lock()
 	k.history[i] = append(k.history[i], o)
 	k.mu.Unlock()
@@ -344,7 +191,7 @@ func (k *keeper) note(i int, o op) {
 func storm(t *testing.T, off coherence, length time.Duration) (ops int, hits uint64, wrong []string) {
 	r := start(t, func(c *Config) { c.coherence = off })
 	k := &keeper{r: r, d: newThing(t, "keeper", nil)}
-	k.p = newPath(t, strings.TrimPrefix(r.base, "http://"))
+	k.p = tethertest.NewBadPath(t, strings.TrimPrefix(r.base, "http://"))
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
 	var all sync.WaitGroup
@@ -373,7 +220,7 @@ func storm(t *testing.T, off coherence, length time.Duration) (ops int, hits uin
 			return
 		}
 		if v, err := strconv.Atoi(w.Body.String()); err == nil {
-			k.note(i, op{method == http.MethodPut, v, begin, time.Now()})
+			k.note(i, tethertest.Op{Write: method == http.MethodPut, Version: v, Begin: begin, End: time.Now()})
 		}
 	}
 	for range 8 {
@@ -395,7 +242,7 @@ func storm(t *testing.T, off coherence, length time.Duration) (ops int, hits uin
 		all.Go(func() {
 			for ctx.Err() == nil {
 				i, begin := rand.IntN(registers), time.Now()
-				k.note(i, op{true, k.write(i, nil), begin, time.Now()})
+				k.note(i, tethertest.Op{Write: true, Version: k.write(i, nil), Begin: begin, End: time.Now()})
 				time.Sleep(rand.N(20 * time.Millisecond))
 			}
 		})
@@ -412,26 +259,26 @@ func storm(t *testing.T, off coherence, length time.Duration) (ops int, hits uin
 			rest(100*time.Millisecond + rand.N(400*time.Millisecond))
 			switch rand.IntN(4) {
 			case 0:
-				k.p.hold(true)
+				k.p.Hold(true)
 				rest(rand.N(600 * time.Millisecond))
-				k.p.hold(false)
+				k.p.Hold(false)
 			case 1:
-				k.p.half()
+				k.p.Half()
 			default:
-				k.p.cut()
+				k.p.Cut()
 			}
 		}
 		// For the rest the relay believes in a connection that is gone.
-		k.p.shut(true)
-		k.p.half()
+		k.p.Shut(true)
+		k.p.Half()
 		<-ctx.Done()
 	})
 	all.Wait()
 	for i, h := range k.history {
 		ops += len(h)
-		if g, w, ok := older(h); ok {
+		if g, w, ok := tethertest.Older(h); ok {
 			wrong = append(wrong, fmt.Sprintf("register %d: a GET that began %v after the answer to the write of version %d was answered with version %d",
-				i, g.begin.Sub(w.end), w.version, g.version))
+				i, g.Begin.Sub(w.End), w.Version, g.Version))
 		}
 	}
 	return ops, r.cache.Stats().Hits, wrong

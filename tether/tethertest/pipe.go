@@ -1,5 +1,5 @@
-// Package tethertest has what tests of the tether need: carriers in memory and a relay
-// with its device on loopback. Only tests import it.
+// Package tethertest has what tests of the tether need: carriers in memory, a bad network on
+// loopback, and a checker of what clients saw. Only tests import it.
 package tethertest
 
 import (
