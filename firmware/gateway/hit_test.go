@@ -230,10 +230,10 @@ func TestAskedEachTimeAllocations(t *testing.T) {
 }
 
 // moreAllocs are those of a request that the service answers as before: the client's identity,
-// what others may wait for, the entry, Cache-Status; moreTagged those of an ETag.
+// what others may wait for, the entry; moreTagged those of an answer that gets an ETag.
 const (
-	moreAllocs = 6
-	moreTagged = 13
+	moreAllocs = 3
+	moreTagged = 9
 )
 
 // sameZones is zones with other fields.

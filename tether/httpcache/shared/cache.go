@@ -22,8 +22,10 @@ type Cache struct {
 
 	mu        sync.Mutex // guards the fields below, and what they lead to
 	sites     map[string]*site
-	lru       entry // head of the list: older is the most recent, newer the oldest
-	used      int64 // bytes
+	spare     *site              // the last that was forgotten, if nothing was ever stored in it
+	flights   map[string]*flight // empty, for the next space that needs one
+	lru       entry              // head of the list: older is the most recent, newer the oldest
+	used      int64              // bytes
 	count     int
 	evictions uint64
 	stats     Stats

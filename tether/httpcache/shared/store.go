@@ -15,7 +15,13 @@ type site struct {
 	name    string
 	targets map[string]*entry  // by target in origin-form; chained by next, newest first
 	flights map[string]*flight // requests to the origin that may yet be stored; chained. nil: none
+	crowded bool               // flights had more than spareFlights
+	used    bool               // something was stored
 }
+
+// spareFlights is how many requests the map that a space leaves for the next one had at most:
+// maps do not shrink.
+const spareFlights = 32
 
 // siteOverhead is what a space costs besides its name, while something is stored in it: the
 // struct, its map with the smallest table, its place among the others.
@@ -56,20 +62,32 @@ var seed = maphash.MakeSeed()
 // siteOf returns a space, made if need be.
 func (c *Cache) siteOf(space string) *site {
 	s := c.sites[space]
-	if s == nil {
+	switch {
+	case s != nil:
+	case c.spare != nil && c.spare.name == space:
+		s, c.spare = c.spare, nil
+		c.sites[s.name] = s
+	default:
 		s = &site{name: strings.Clone(space), targets: map[string]*entry{}} // not a part of a request's head
 		c.sites[s.name] = s
 	}
 	return s
 }
 
-// tidy forgets a space that holds nothing.
+// tidy forgets a space that holds nothing. The last one, and its map of flights, may be what the
+// next request needs.
 func (c *Cache) tidy(s *site) {
-	if len(s.flights) == 0 {
-		s.flights = nil // most spaces of a relay have none at most times
+	if len(s.flights) == 0 && s.flights != nil {
+		if !s.crowded {
+			c.flights = s.flights
+		}
+		s.flights, s.crowded = nil, false // most spaces of a relay have none at most times
 	}
 	if len(s.targets) == 0 && s.flights == nil && c.sites[s.name] == s {
 		delete(c.sites, s.name)
+		if !s.used {
+			c.spare = s
+		}
 	}
 }
 
@@ -167,6 +185,7 @@ func (c *Cache) add(e *entry, h http.Header) bool {
 		c.used -= s.cost() // it is counted already
 	}
 	c.sites[s.name] = s // which may have been forgotten while there was made room
+	s.used = true
 	e.next = s.targets[uri]
 	delete(s.targets, uri) // the key is a part of the entry before
 	s.targets[uri] = e
@@ -178,8 +197,11 @@ func (c *Cache) add(e *entry, h http.Header) bool {
 // depart notes a request to the origin.
 func (c *Cache) depart(s *site, t *Target, host string, join bool) *flight {
 	if s.flights == nil {
-		s.flights = map[string]*flight{}
+		if s.flights, c.flights = c.flights, nil; s.flights == nil {
+			s.flights = map[string]*flight{}
+		}
 	}
+	s.crowded = s.crowded || len(s.flights) >= spareFlights
 	f := &flight{site: s, uri: t.URI, host: host, principal: t.Principal, join: join, next: s.flights[t.URI]}
 	s.flights[t.URI] = f
 	return f
