@@ -82,18 +82,26 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// read keeps asking.
-func (d *device) read(ctx context.Context, way int) {
+// stored is the field of a client that takes nothing but stored answers. It is told at once when
+// there is none, and not stuck on a connection that is gone.
+const stored = "only-if-cached"
+
+// read keeps asking, with this Cache-Control if that is not empty.
+func (d *device) read(ctx context.Context, way int, says string) {
 	client := newClient()
 	defer client.CloseIdleConnections()
 	store := [ways]string{"cloudrest-gateway; hit", "cloudrest-relay; hit"}[way]
+	name := ""
+	if says != "" {
+		name = "Cache-Control"
+	}
 	for ctx.Err() == nil {
 		i := rand.IntN(registers + 1)
 		path := "/r/" + strconv.Itoa(i)
 		if rand.IntN(4) == 0 {
 			path += "?q=1" // stored beside it
 		}
-		a, ok := d.send(ctx, client, way, http.MethodGet, path, "")
+		a, ok := d.send(ctx, client, way, http.MethodGet, path, name, says)
 		if !ok || !a.numbered || a.status != http.StatusOK && a.status != http.StatusNotFound {
 			rest(ctx, 10*time.Millisecond)
 			continue
@@ -142,7 +150,7 @@ func (d *device) write(ctx context.Context, way int) {
 // writeOnce returns the version that a write made, when its answer is there.
 func (d *device) writeOnce(ctx context.Context, client *http.Client, way, kind, i int, name string) (version int, ok bool) {
 	number := strconv.Itoa(i)
-	method, path, lost := http.MethodPut, "/r/"+number, ""
+	method, path := http.MethodPut, "/r/"+number
 	switch kind {
 	case patch:
 		method = http.MethodPatch
@@ -157,29 +165,26 @@ func (d *device) writeOnce(ctx context.Context, client *http.Client, way, kind, 
 	case otherForm:
 		path = "/r/%3" + number // the digits are %30 to %39
 	case purge, purgeAll:
-		d.alive.RLock()
-		defer d.alive.RUnlock()
+		ended := d.ended.Load()
 		if kind == purgeAll {
 			path = "/*"
 		}
 		version = d.service.change(i, false, "")
 		if way == local {
-			_, err := d.gw.PurgeCache(ctx, path)
-			return version, err == nil && ctx.Err() == nil
+			_, err := d.gw.Load().PurgeCache(ctx, path)
+			return version, err == nil && d.ended.Load() == ended
 		}
-		a, ok := d.send(ctx, client, way, http.MethodDelete, "/.cloudrest/v1/cache?path="+path, "")
+		a, ok := d.send(ctx, client, way, http.MethodDelete, "/.cloudrest/v1/cache?path="+path, "", "")
 		return version, ok && a.status == http.StatusOK
 	case answerLost:
 		// A gateway that ends says 502 too, and the service may do the write later.
-		d.alive.RLock()
-		defer d.alive.RUnlock()
-		lost = name
-		if a, ok := d.send(ctx, client, way, method, path, lost); !ok || a.status != http.StatusBadGateway {
+		ended := d.ended.Load()
+		if a, ok := d.send(ctx, client, way, method, path, failing, name); !ok || a.status != http.StatusBadGateway || d.ended.Load() != ended {
 			return 0, false
 		}
 		return d.service.madeBy(name)
 	}
-	a, ok := d.send(ctx, client, way, method, path, lost)
+	a, ok := d.send(ctx, client, way, method, path, "", "")
 	return a.version, ok && a.numbered && a.status < 300
 }
 
@@ -197,7 +202,7 @@ func (d *device) age(ctx context.Context) {
 // connected waits until the relay reaches the device, for so long.
 func (d *device) connected(ctx context.Context, client *http.Client, within time.Duration) bool {
 	for begin := time.Now(); ctx.Err() == nil && time.Since(begin) < within; rest(ctx, 50*time.Millisecond) {
-		if a, ok := d.send(ctx, client, remote, http.MethodGet, "/.cloudrest/v1/status", ""); ok && a.status == http.StatusOK {
+		if a, ok := d.send(ctx, client, remote, http.MethodGet, "/.cloudrest/v1/status", "", ""); ok && a.status == http.StatusOK {
 			return true
 		}
 	}
@@ -269,10 +274,11 @@ func TestCoherence(t *testing.T) {
 	for n, d := range all {
 		for way := range ways {
 			for range 2 {
-				wg.Go(func() { d.read(ctx, way) })
+				wg.Go(func() { d.read(ctx, way, "") })
 			}
 			wg.Go(func() { d.write(ctx, way) })
 		}
+		wg.Go(func() { d.read(ctx, remote, stored) })
 		wg.Go(func() { d.write(ctx, local) })
 		wg.Go(func() { d.age(ctx) })
 		wg.Go(func() { d.trouble(ctx, n) })

@@ -198,12 +198,11 @@ type device struct {
 	cfg     gateway.Config
 	seen    *seen
 
-	alive sync.RWMutex // held for writing while there is no gateway; guards gw and stop
-	gw    *gateway.Gateway
-	stop  func() error
+	gw    atomic.Pointer[gateway.Gateway]
 	lan   atomic.Pointer[string] // https://host:port
-
-	id string // the same for all of them
+	ended atomic.Int64           // gateways before this one; rises when one is told to end
+	stop  func() error           // for one goroutine at a time
+	id    string                 // the same for all of them
 
 	mu      sync.Mutex // guards the fields below
 	history [registers][]tethertest.Op
@@ -236,7 +235,7 @@ func newDevice(t *testing.T, c *cloud, seen *seen, n int) *device {
 	if err := d.start(); err != nil {
 		t.Fatal(err)
 	}
-	d.id = string(d.gw.ID())
+	d.id = string(d.gw.Load().ID())
 	t.Cleanup(func() {
 		if err := d.stop(); err != nil {
 			t.Errorf("a gateway's Run: %v", err)
@@ -255,14 +254,13 @@ func (d *device) start() error {
 	}
 	base := strings.TrimSuffix(g.URL(), "/")
 	d.lan.Store(&base)
-	d.gw = g
+	d.gw.Store(g)
 	return nil
 }
 
 // restart ends the gateway and starts another one with the same state.
 func (d *device) restart() {
-	d.alive.Lock()
-	defer d.alive.Unlock()
+	d.ended.Add(1)
 	if err := d.stop(); err != nil {
 		d.t.Errorf("a gateway's Run: %v", err)
 	}
@@ -291,8 +289,9 @@ type answer struct {
 	begin, end time.Time
 }
 
-// send makes one request; ok is false if there was no whole answer.
-func (d *device) send(ctx context.Context, client *http.Client, way int, method, path, lost string) (a answer, ok bool) {
+// send makes one request, with a field if its name is not empty; ok is false if there was no
+// whole answer.
+func (d *device) send(ctx context.Context, client *http.Client, way int, method, path, name, value string) (a answer, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, waits[way])
 	defer cancel()
 	base := *d.lan.Load()
@@ -307,8 +306,8 @@ func (d *device) send(ctx context.Context, client *http.Client, way int, method,
 	if way == remote {
 		r.Header.Set("Authorization", "Bearer "+d.c.token)
 	}
-	if lost != "" {
-		r.Header.Set(failing, lost)
+	if name != "" {
+		r.Header.Set(name, value)
 	}
 	a.begin = time.Now()
 	resp, err := client.Do(r)
