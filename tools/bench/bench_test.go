@@ -109,10 +109,10 @@ func TestBenchesRun(t *testing.T) {
 	})
 	t.Run("cache", func(t *testing.T) {
 		r := run(t, dir, "cache", small...)
-		want := []string{"nginx proxy_cache", "nginx", "cloudrestd, from its cache", "cloudrestd, validating", "cloudrestd --cache=off", "net/http, in-memory handler"}
-		goals := 3
+		want := []string{"nginx proxy_cache", "nginx", "cloudrestd, from its cache", "cloudrestd, validating", "cloudrestd, no cache fields", "cloudrestd --cache=off", "net/http, in-memory handler"}
+		goals := 5
 		if !slices.Contains(names(r, "server"), "nginx") {
-			want, goals = want[2:], 2
+			want, goals = want[2:], 4
 		}
 		if got := names(r, "server"); !slices.Equal(got, want) {
 			t.Errorf("rows = %q, want %q", got, want)

@@ -42,8 +42,11 @@ func (r *Rig) Handler(ctx context.Context, size int) (*Server, error) {
 	return r.Again(ctx, "net/http, in-memory handler", roleHandler, strconv.Itoa(size), r.Cert, r.Key)
 }
 
+// PlainPrefix begins the paths whose answers say nothing that concerns caches.
+const PlainPrefix = "/plain"
+
 // Answer is the origin's handler: the same size bytes from memory for every request, but
-// at /device a descriptor, as the gateway expects it.
+// at /device a descriptor, as the gateway expects it. Below PlainPrefix there is no ETag.
 func Answer(size int) http.Handler {
 	body := []byte(strings.Repeat("0123456789abcdef", size/16+1))[:size]
 	length := strconv.Itoa(size)
@@ -55,7 +58,9 @@ func Answer(size int) http.Handler {
 			return
 		}
 		h.Set("Content-Length", length)
-		h.Set("Etag", `"0123456789"`)
+		if !strings.HasPrefix(r.URL.Path, PlainPrefix) {
+			h.Set("Etag", `"0123456789"`)
+		}
 		_, _ = w.Write(body)
 	})
 }
