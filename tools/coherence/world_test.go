@@ -65,6 +65,12 @@ func (s *service) change(i int, gone bool, name string) int {
 	return s.versions[i]
 }
 
+func (s *service) version(i int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.versions[i]
+}
+
 func (s *service) madeBy(name string) (version int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,10 +210,8 @@ type device struct {
 	stop  func() error           // for one goroutine at a time
 	id    string                 // the same for all of them
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex // guards history
 	history [registers][]tethertest.Op
-	aged    [ways][]tethertest.Op // of the control register: as the store on that way gave it out
-	control []tethertest.Op       // and what it was changed to
 }
 
 // Ways of requests.
