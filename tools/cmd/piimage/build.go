@@ -60,6 +60,7 @@ const (
 	zeroPackage    = ownModule + "/onboard/zero"
 
 	dhcpPackage = "github.com/gokrazy/gokrazy/cmd/dhcp"
+	dhcpProgram = "/gokrazy/dhcp" // on the device
 	ntpPackage  = "github.com/gokrazy/gokrazy/cmd/ntp"
 	// gokrazy's, for a kernel that has too few random numbers at its start.
 	randomPackage = "github.com/gokrazy/gokrazy/cmd/randomd"
@@ -74,8 +75,9 @@ type board struct {
 	machine                elf.Machine
 	arch                   string // for people
 	env                    []string
-	kernel, firmware, prom string // modules of gokrazy; none: the image is our own
-	console                string // where the kernel and init write; no login anywhere
+	kernel, firmware, prom string      // modules of gokrazy; none: the image is our own
+	console                string      // where the kernel and init write; no login anywhere
+	radio                  []radioFile // none: no Wi-Fi
 }
 
 const zeroName = "zero-w"
@@ -87,11 +89,12 @@ var boards = []board{
 		name: "pi", says: "Raspberry Pi 3, 4, 5, Zero 2 W, CM3, CM4, CM5",
 		out: "images/cloudrest-pi.img", size: "2G", network: "eth0", perm: bootpart.PermStart, machine: elf.EM_AARCH64, arch: "linux/arm64", env: arm64,
 		kernel: "github.com/gokrazy/kernel.rpi", firmware: "github.com/gokrazy/firmware", prom: "github.com/gokrazy/rpi-eeprom",
-		console: "disabled",
+		console: "disabled", radio: piRadio,
 	},
 	{
 		name: zeroName, says: "Raspberry Pi Zero W, Zero, 1 B+",
 		out: "images/cloudrest-pi-zero-w.img", size: "512M", perm: zerodisk.PermStart, machine: elf.EM_ARM, arch: "linux/arm with GOARM=6", env: []string{"GOARCH=arm", "GOARM=6"},
+		radio: zeroRadio,
 	},
 	{
 		name: "vm", says: "qemu-system-aarch64 -machine virt",
@@ -113,7 +116,7 @@ type options struct {
 	noSecrets                             bool
 	updateKey, signKey                    string
 	kernelDeb, radioDeb                   string
-	wifiSSID, wifiPSKFile                 string
+	wifiSSID, wifiPSKFile, radioFiles     string
 }
 
 type repeated []string
@@ -135,9 +138,10 @@ func (o *options) declare(f *flag.FlagSet) {
 		"only a signed newer one is taken, and nobody can do more")
 	f.StringVar(&o.updateKey, "update-key", "", "PEM `file` with an Ed25519 public key: the device takes only updates that piimage sign signed with its other half")
 	f.StringVar(&o.signKey, "sign-key", "", "PEM `file` with the Ed25519 private key: build with its public half as --update-key, and make the signed update as piimage sign does")
-	f.StringVar(&o.wifiSSID, "wifi-ssid", "", "for zero-w, the `name` of the Wi-Fi network to join (WPA2 with a passphrase, or open); NOT tried on hardware")
-	f.StringVar(&o.wifiPSKFile, "wifi-psk-file", "", "`file` with the passphrase of that network in one line, 8 to 63 characters; without, the network is open")
-	f.StringVar(&o.radioDeb, "radio-deb", "", "for zero-w with Wi-Fi, Debian's firmware-brcm80211 as a `file`, instead of fetching it")
+	f.StringVar(&o.wifiSSID, "wifi-ssid", "", "for pi and zero-w, the `name` of the Wi-Fi network to join (WPA2 with a passphrase, or open); NOT tried on hardware")
+	f.StringVar(&o.wifiPSKFile, "wifi-psk-file", "", "`file` with the passphrase of that network in one line, 8 to 63 characters, which is then in the image; without, the network is open")
+	f.StringVar(&o.radioDeb, "radio-deb", "", "with Wi-Fi, Debian's firmware-brcm80211 as a `file`, instead of fetching it")
+	f.StringVar(&o.radioFiles, "radio-files", "", "with Wi-Fi, a `folder` with further firmware for the radio, under the names that its driver asks for; README.md tells when")
 	f.StringVar(&o.kernelDeb, "kernel-deb", "", "for zero-w, Debian's kernel package as a `file`, instead of fetching it")
 	f.StringVar(&o.size, "size", "", "of the image (default: 2G, at least 1300M; for zero-w 512M, at least 200M); what the system does not need is for the state of the gateway and of the service")
 	f.StringVar(&o.relay, "relay", "", "relays, wss:// `URLs` with commas between; without, the device is on the LAN only")
@@ -146,7 +150,7 @@ func (o *options) declare(f *flag.FlagSet) {
 	f.Var(&o.originArgs, "origin-arg", "an `argument` for it; may be given several times")
 	f.StringVar(&o.origin, "origin", defaultOrigin, "the `URL` where it listens")
 	f.StringVar(&o.uidSource, "uid-source", "device-tree,mac,random", "where the UID of the board comes from, as in cloudrestd --help")
-	f.StringVar(&o.network, "interface", "", "the network interface that gets an address by DHCP; some USB adapters are usb0 (default: eth0; for zero-w every one)")
+	f.StringVar(&o.network, "interface", "", "the network interface that gets an address by DHCP; some USB adapters are usb0 (default: eth0; for zero-w every one); with --wifi-ssid the radio gets one besides")
 	f.StringVar(&o.button, "button", "", "the GPIO `line` of the pairing button, such as GPIO17")
 	f.StringVar(&o.led, "led", "", "the LED that shows the pairing window, such as gpio=GPIO27")
 	f.DurationVar(&o.trial, "trial", 3*time.Minute, "after an update, how long the gateway and the service may take until they answer; then the version before comes back")
@@ -201,11 +205,19 @@ func (o *options) validate() (board, int64, error) {
 	if o.kernelDeb != "" && b.name != zeroName {
 		bad("--kernel-deb is for --board " + zeroName)
 	}
-	if o.wifiSSID != "" && b.name != zeroName || len(o.wifiSSID) > maxSSID {
-		bad("--wifi-ssid %q: want --board %s, and at most %d bytes", o.wifiSSID, zeroName, maxSSID)
+	if len(o.wifiSSID) > maxSSID {
+		bad("--wifi-ssid %q: want at most %d bytes", o.wifiSSID, maxSSID)
 	}
-	if o.wifiSSID == "" && (o.wifiPSKFile != "" || o.radioDeb != "") {
-		bad("--wifi-psk-file and --radio-deb are for --wifi-ssid")
+	if o.wifiSSID != "" && b.radio == nil {
+		bad("--wifi-ssid: --board %s has no radio", b.name)
+	}
+	if o.wifiSSID == "" && (o.wifiPSKFile != "" || o.radioDeb != "" || o.radioFiles != "") {
+		bad("--wifi-psk-file, --radio-deb and --radio-files are for --wifi-ssid")
+	}
+	if o.radioFiles != "" {
+		if _, err := readRadioFiles(o.radioFiles); err != nil {
+			bad("--radio-files: %v", err)
+		}
 	}
 	if o.wifiPSKFile != "" {
 		if o.noSecrets {
@@ -317,11 +329,11 @@ func (j *job) packages(o *options) map[string][]string {
 	if o.originBinary == "" {
 		main = append(main, samplePackage)
 	}
+	if o.wifiSSID != "" {
+		own = append(own, wifiPackage)
+	}
 	if j.board.kernel == "" {
 		own = append(own, zeroPackage)
-		if o.wifiSSID != "" {
-			own = append(own, wifiPackage)
-		}
 	} else {
 		own = append(own, "github.com/gokrazy/gokrazy", randomPackage, guardPackage)
 		if j.closed() {
@@ -521,7 +533,14 @@ func (o *options) gokrazy(ctx context.Context, j *job) error {
 			return fmt.Errorf("%w\nthe modules of the image are not obtainable here: the gateway can still be built without them (./build.sh --no-images)", err)
 		}
 	}
-	if err := o.instance(j); err != nil {
+	radio := ""
+	if o.wifiSSID != "" {
+		var err error
+		if radio, err = o.gokrazyRadio(ctx, j); err != nil {
+			return err
+		}
+	}
+	if err := o.instance(j, radio); err != nil {
 		return err
 	}
 	j.step("compile and write %s (minutes the first time)", filepath.Base(o.out))
@@ -543,6 +562,13 @@ func (o *options) gokrazy(ctx context.Context, j *job) error {
 	defer f.Close()
 	if j.others, err = moduleComponents(ctx, j.own, j.board.kernel, j.board.firmware, j.board.prom); err != nil {
 		return err
+	}
+	if radio != "" {
+		components, err := o.radioComponents()
+		if err != nil {
+			return err
+		}
+		j.others = append(j.others, components...)
 	}
 	size, err := rootSize(f)
 	if err != nil {
@@ -589,8 +615,9 @@ type packageConfig struct {
 }
 
 // instance writes what gok reads: a folder with config.json, and one Go module for each of
-// the modules that programs come from, with exactly our pins.
-func (o *options) instance(j *job) error {
+// the modules that programs come from, with exactly our pins. radio is the folder with the
+// radio's firmware; none: no Wi-Fi.
+func (o *options) instance(j *job, radio string) error {
 	dir := filepath.Join(j.work, instanceName)
 	cert, key, info := filepath.Join(j.work, "cert.pem"), filepath.Join(j.work, "key.pem"), filepath.Join(j.work, "image.json")
 	small := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid="}
@@ -639,6 +666,14 @@ func (o *options) instance(j *job) error {
 		gateway.ExtraFilePaths = map[string]string{relayCAFile: path}
 	}
 	programs[gatewayPackage] = gateway
+	if radio != "" {
+		wifi := packageConfig{GoBuildFlags: small, CommandLineFlags: []string{"-load"}, ExtraFilePaths: map[string]string{radioFolder: radio}}
+		if o.network != radioInterface {
+			// gokrazy starts a program once: with the one for the cable, the radio's is ours to start.
+			wifi.CommandLineFlags = append(wifi.CommandLineFlags, "-dhcp="+dhcpProgram)
+		}
+		programs[wifiPackage] = wifi
+	}
 	for name := range programs {
 		if name != dhcpPackage { // is one of gokrazy's own
 			cfg.Packages = append(cfg.Packages, name)

@@ -89,7 +89,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "log":
 		device = true
 		c.declare(f)
-		f.StringVar(&program, "program", "cloudrestd", "cloudrestd, origin, ntp or \"dhcp usb0\"; `name`")
+		f.StringVar(&program, "program", "cloudrestd", "cloudrestd, origin, wifi, ntp or \"dhcp usb0\"; `name`")
 		do = func() error { return c.showLog(ctx, stdout, url.QueryEscape(program)) }
 	case "switch-back":
 		device = true

@@ -124,44 +124,15 @@ func (o *options) zero(ctx context.Context, j *job) error {
 		return err
 	}
 	if radio != nil {
-		j.others = append(j.others, bomComponent{"firmware", radioFirmware.name, radioFirmware.version, "pkg:deb/debian/" + radioFirmware.name + "@" + radioFirmware.version})
+		components, err := o.radioComponents()
+		if err != nil {
+			return err
+		}
+		j.others = append(j.others, components...)
 	}
 	j.others = append(j.others, bomComponent{"operating-system", zeroKernel.name, zeroKernel.version,
 		fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", zeroKernel.name, zeroKernel.version, zeroKernel.arch)})
 	return nil
-}
-
-// radio fetches the firmware of the Zero W's radio, under the names that its driver asks for.
-func (o *options) radio(ctx context.Context, j *job) (map[string][]byte, error) {
-	j.info.WiFi = &device.WiFi{SSID: o.wifiSSID}
-	if o.wifiPSKFile != "" {
-		var err error
-		if j.info.WiFi.PSK, err = o.passphrase(); err != nil {
-			return nil, err
-		}
-	}
-	path, err := radioFirmware.fetch(ctx, j.work, o.radioDeb, j.step)
-	if err != nil {
-		return nil, err
-	}
-	const folder = "lib/firmware/"
-	names := map[string]string{ // the second ones are links in the package
-		folder + "cypress/cyfmac43430-sdio.bin":                      "brcmfmac43430-sdio.bin",
-		folder + "cypress/cyfmac43430-sdio.clm_blob":                 "brcmfmac43430-sdio.clm_blob",
-		folder + "brcm/brcmfmac43430-sdio.raspberrypi,3-model-b.txt": "brcmfmac43430-sdio.raspberrypi,model-zero-w.txt",
-	}
-	found, err := radioFirmware.files(ctx, path, func(name string) bool { return names[name] != "" })
-	if err != nil {
-		return nil, err
-	}
-	all := map[string][]byte{}
-	for from, to := range names {
-		if found[from] == nil {
-			return nil, fmt.Errorf("%s is not in %s", from, path)
-		}
-		all[to] = found[from]
-	}
-	return all, nil
 }
 
 func find(files map[string][]byte, part string) []byte {

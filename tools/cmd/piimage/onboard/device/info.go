@@ -29,7 +29,7 @@ type Info struct {
 	Admin     *Admin        `json:"admin,omitempty"`
 	Pair      []string      `json:"pair"` // the command that prints an invitation
 
-	// Only for boards where init is ours.
+	// Interface and Programs are only for boards where init is ours; it loads Modules, too.
 	Modules   []string  `json:"modules,omitempty"`   // of the kernel, in the order of loading
 	Interface string    `json:"interface,omitempty"` // that gets an address; none: every one
 	Programs  []Program `json:"programs,omitempty"`
