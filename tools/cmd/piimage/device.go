@@ -134,6 +134,17 @@ type overview struct {
 	Hostname       string
 	Model          string
 	Services       []struct{ Path, StartTime string }
+
+	slot string // which root runs: A or B; empty: an older image does not say
+}
+
+// same reports whether the version that ran before runs. Two builds of one commit have the
+// same time stamp, so the slot counts where it is known.
+func (o overview) same(before overview) bool {
+	if o.slot != "" && before.slot != "" {
+		return o.slot == before.slot
+	}
+	return o.BuildTimestamp == before.BuildTimestamp
 }
 
 func (c *client) overview(ctx context.Context) (o overview, err error) {
@@ -363,7 +374,7 @@ func (c *client) update(ctx context.Context, out io.Writer) error {
 		switch {
 		case state != guardNormal: // on trial, or about to restart
 			return false, nil
-		case now.BuildTimestamp == before.BuildTimestamp:
+		case now.same(before):
 			return true, errBack
 		}
 		fmt.Fprintln(out, "piimage: the new version stays")
@@ -394,7 +405,7 @@ func (c *client) switchBack(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return c.poll(ctx, before, func(now overview, state string) (bool, error) {
-		if state != guardNormal || now.BuildTimestamp == before.BuildTimestamp {
+		if state != guardNormal || now.same(before) {
 			return false, nil
 		}
 		fmt.Fprintf(out, "piimage: the device runs the version of %s\n", now.BuildTimestamp)
@@ -430,18 +441,21 @@ const guardProgram = "/user/guard"
 // What the guard says; see onboard/guard.
 const (
 	guardSays   = "state "
+	guardSlot   = "slot "
 	guardNormal = "normal"
 )
 
-// state is what the guard said last; empty before it has said anything.
-func (c *client) state(ctx context.Context) (state string, err error) {
+// state is what the guard said last, and the slot that runs; empty before it has said anything.
+func (c *client) state(ctx context.Context) (state, slot string, err error) {
 	all, err := c.lines(ctx, guardProgram, never)
 	for _, l := range all {
 		if s, ok := strings.CutPrefix(l, guardSays); ok {
 			state = s
+		} else if s, ok := strings.CutPrefix(l, guardSlot); ok {
+			slot = s
 		}
 	}
-	return state, err
+	return state, slot, err
 }
 
 func (c *client) restart(ctx context.Context, t *updater.Target) error {
@@ -495,7 +509,7 @@ func (c *client) both(ctx context.Context) (overview, string, error) {
 	if err != nil {
 		return first, "", err
 	}
-	state, err := c.state(ctx)
+	state, slot, err := c.state(ctx)
 	if err != nil {
 		return first, "", err
 	}
@@ -503,5 +517,6 @@ func (c *client) both(ctx context.Context) (overview, string, error) {
 	if err == nil && (again.boot() == "" || again.boot() != first.boot()) {
 		err = errRestarted
 	}
+	again.slot = slot
 	return again, state, err
 }

@@ -435,14 +435,31 @@ func cutOnTrial(t *testing.T, v *vm, c *client, image string) {
 		t.Fatal(err)
 	}
 	eventually(t, "the trial", func() error {
-		now, err := c.overview(t.Context())
-		if err == nil && now.BuildTimestamp == before.BuildTimestamp {
+		now, _, err := c.both(t.Context())
+		if err == nil && now.same(before) {
 			err = errors.New("not yet")
 		}
 		return err
 	})
 	v.cut()
 	v.on()
+}
+
+// Two builds of one commit have one time stamp: the slot tells them apart.
+func TestSameVersion(t *testing.T) {
+	for _, c := range []struct {
+		now, before overview
+		want        bool
+	}{
+		{overview{BuildTimestamp: "1", slot: "A"}, overview{BuildTimestamp: "1", slot: "A"}, true},
+		{overview{BuildTimestamp: "1", slot: "B"}, overview{BuildTimestamp: "1", slot: "A"}, false},
+		{overview{BuildTimestamp: "2", slot: "B"}, overview{BuildTimestamp: "1"}, false},
+		{overview{BuildTimestamp: "1"}, overview{BuildTimestamp: "1", slot: "A"}, true},
+	} {
+		if got := c.now.same(c.before); got != c.want {
+			t.Errorf("%+v after %+v: same = %v, want %v", c.now, c.before, got, c.want)
+		}
+	}
 }
 
 func TestMistakes(t *testing.T) {

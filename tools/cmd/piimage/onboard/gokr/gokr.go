@@ -31,6 +31,7 @@ const (
 type Disk struct {
 	Boot  string // device file of the boot partition
 	Other string // device file of the root that does not run
+	Slot  string // the root that runs: A or B
 	Trial bool   // the other root runs, for this boot only
 }
 
@@ -67,6 +68,7 @@ func FindDisk() (Disk, error) {
 		return Disk{}, err
 	}
 	d := Disk{
+		Slot: string(rune('A' + running - rootA)),
 		// Where the trial could not even start, init goes on with the old root.
 		Trial: strings.Contains(string(cmdline), bootpart.TrialFlag) && running != bootNumber+offset,
 	}

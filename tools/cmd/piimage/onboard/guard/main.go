@@ -20,6 +20,7 @@ const done = 125
 
 // What guard prints, for piimage update.
 const (
+	saysSlot   = "slot "
 	saysNormal = "state normal"
 	saysTrial  = "state trial"
 	saysKept   = "state kept"
@@ -46,6 +47,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	fmt.Println(saysSlot + here.Slot)
 	if !here.Trial {
 		fmt.Println(saysNormal)
 		if err := device.Folder.Started(info.Sequence); err != nil {
