@@ -5,10 +5,12 @@
 # package lists of this machine change, and nothing is installed.
 #
 #   tools/malta/debian.sh DIRECTORY     does nothing, fast, when DIRECTORY has it all
+#   MIRROR=URL                          another Debian mirror than the one that apt uses here
 set -eu
 
 dir=${1:?which directory}
-mirror=${MIRROR:-http://deb.debian.org/debian}
+# shellcheck disable=SC2016 # apt-get fills it in
+mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | grep -v security | head -n 1)}
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
 mkdir -p "$dir"
@@ -18,6 +20,13 @@ if [ ! -e $keys ]; then
 	echo "malta: $keys is missing: install debian-archive-keyring" >&2
 	exit 1
 fi
+
+unobtainable() {
+	echo "malta: Debian 12 for mipsel cannot be had from ${mirror:-any mirror that apt uses here}: $1" >&2
+	echo "malta: set MIRROR to the address of another Debian mirror, or of Debian's archive" >&2
+	exit 1
+}
+[ -n "$mirror" ] || unobtainable 'apt names none'
 
 state=$dir/apt
 rm -rf "$state" "$dir/root"
@@ -31,11 +40,6 @@ for o in APT::Architecture=mipsel APT::Architectures=mipsel Dir::State="$state" 
 	set -- "$@" -o "$o"
 done
 shift
-unobtainable() {
-	echo "malta: Debian 12 for mipsel cannot be had from $mirror: $1" >&2
-	echo "malta: MIRROR=http://archive.debian.org/debian may have it, or a mirror near you" >&2
-	exit 1
-}
 echo "malta: fetching Debian's MIPS kernel and busybox (about 55 MB)"
 apt-get -qq "$@" update || unobtainable 'no package lists'
 # The package of that name only names the newest kernel.

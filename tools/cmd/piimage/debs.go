@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +18,7 @@ import (
 // deb is a pinned Debian package.
 type deb struct {
 	suite, component, arch, name, version string
-	source                                string // package, as snapshot.debian.org has it
+	source                                string // package, as the snapshot archive has it
 	sha256                                string // of the file
 	option                                string // of piimage that names a copy
 }
@@ -50,7 +51,7 @@ func (d deb) fetch(ctx context.Context, work, given string, step func(string, ..
 		return kept, nil
 	}
 	unobtainable := func(err error) error {
-		return fmt.Errorf("fetch %s %s (%s) from Debian: %w\nwith a copy of the file from elsewhere, such as https://snapshot.debian.org/package/%s/%s/: %s FILE (SHA-256 %s)",
+		return fmt.Errorf("fetch %s %s (%s) from Debian: %w\nwith a copy of the file from elsewhere, such as Debian's snapshot archive (source package %s %s): %s FILE (SHA-256 %s)",
 			d.name, d.version, d.arch, err, d.source, d.version, d.option, d.sha256)
 	}
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
@@ -62,6 +63,10 @@ func (d deb) fetch(ctx context.Context, work, given string, step func(string, ..
 		return "", unobtainable(fmt.Errorf("%w (apt install debian-archive-keyring)", err))
 	}
 	step("fetch %s %s and the list of Debian's packages", d.name, d.version)
+	mirror, security := debianMirrors(ctx)
+	if mirror == "" {
+		return "", unobtainable(errors.New("apt names no mirror here; set MIRROR to the address of one"))
+	}
 	apt := filepath.Join(work, "apt-"+d.name)
 	for _, dir := range []string{"state/lists/partial", "cache/archives/partial", "etc", "got"} {
 		if err := os.MkdirAll(filepath.Join(apt, dir), 0o755); err != nil {
@@ -72,7 +77,7 @@ func (d deb) fetch(ctx context.Context, work, given string, step func(string, ..
 		return fmt.Sprintf("Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By: %s\n\n", uri, suites, d.component, d.arch, debianKeys)
 	}
 	files := map[string]string{
-		"debian.sources": source("http://deb.debian.org/debian", d.suite+" "+d.suite+"-updates") + source("http://deb.debian.org/debian-security", d.suite+"-security"),
+		"debian.sources": source(mirror, d.suite+" "+d.suite+"-updates") + source(security, d.suite+"-security"),
 		"status":         "",
 		"apt.conf": fmt.Sprintf(`APT::Architecture %[2]q; APT::Architectures { %[2]q; };
 Dir::State "%[1]s/state"; Dir::State::status "%[1]s/status"; Dir::Cache "%[1]s/cache";
@@ -104,6 +109,25 @@ APT::Sandbox::User ""; Acquire::Languages "none"; Acquire::Retries "2"; Acquire:
 		return kept, nil
 	}
 	return list[0], nil // without a cache, next time again
+}
+
+// debianMirrors are the addresses of Debian and of its security updates: MIRROR, else what
+// apt uses on this machine. Empty if that says nothing.
+func debianMirrors(ctx context.Context) (mirror, security string) {
+	if mirror = os.Getenv("MIRROR"); mirror == "" {
+		out, _ := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").Output()
+		for uri := range strings.FieldsSeq(string(out)) {
+			if strings.Contains(uri, "security") {
+				security = cmpOr(security, uri)
+			} else {
+				mirror = cmpOr(mirror, uri)
+			}
+		}
+	}
+	if mirror != "" && security == "" {
+		security = strings.TrimSuffix(mirror, "/") + "-security"
+	}
+	return mirror, security
 }
 
 func (d deb) check(path string) error {
