@@ -19,6 +19,7 @@ const (
 	stormClients = 50
 	stormPause   = 100 * time.Millisecond // of one client between two requests
 	stormTime    = 2 * time.Second        // with the cache, and again past it
+	absorbed     = 4                      // times as many requests reach the service without the cache, at least
 )
 
 // storm is what came of one.
@@ -56,11 +57,10 @@ func (d *demo) pollStorm(ctx context.Context) (string, error) {
 	}
 	text := fmt.Sprintf("%d clients: %.0f requests a second at the service without the cache, %.1f with it; %.0f answers a second, then %.0f",
 		stormClients, without.perSecond(float64(without.admitted)), with.perSecond(float64(with.admitted)), without.perSecond(float64(without.answers)), with.perSecond(float64(with.answers)))
-	// One request each time the answer is too old, which may be a second early by a clock that
-	// differs; and one for what is under way at each end. How many answers there are depends on
-	// what else this machine does.
-	if most := uint64(with.took/(sample.WeatherAge-time.Second)) + 2; with.admitted > most || with.admitted >= without.admitted {
-		return "", fmt.Errorf("the cache does not absorb the storm, want at most %d requests at the service, there were %d: %s", most, with.admitted, text)
+	// Few or many, no exact number: on a busy machine requests of the first storm are still
+	// let in while the second has begun, and answers are stored late.
+	if with.admitted*absorbed > without.admitted {
+		return "", fmt.Errorf("the cache does not absorb the storm, want at most a %dth of the requests at the service: %s", absorbed, text)
 	}
 	return text, nil
 }
