@@ -47,9 +47,9 @@ func TestGate(t *testing.T) {
 	if m.why != nil {
 		t.Skip("that a killed daemon fails the gate is not tested:", m.why)
 	}
-	_, err = measure(t.Context(), memory.Board{Program: program, Memory: 4 << 20, Origin: origin}, load)
+	_, err = measure(t.Context(), memory.Board{Program: program, Memory: 1 << 20, Origin: origin}, load)
 	if err == nil || !strings.Contains(err.Error(), "out of memory") {
-		t.Errorf("on a board of 4 MB: %v, want that the kernel has killed it", err)
+		t.Errorf("on a board of 1 MB: %v, want that the kernel has killed it", err)
 	}
 }
 
