@@ -48,8 +48,9 @@ func TestGate(t *testing.T) {
 		t.Skip("that a killed daemon fails the gate is not tested:", m.why)
 	}
 	_, err = measure(t.Context(), memory.Board{Program: program, Memory: 1 << 20, Origin: origin}, load)
-	if err == nil || !strings.Contains(err.Error(), "out of memory") {
-		t.Errorf("on a board of 1 MB: %v, want that the kernel has killed it", err)
+	// The kernel kills it, or takes its pages away as fast as it reads them.
+	if err == nil || !strings.Contains(err.Error(), "out of memory") && !strings.Contains(err.Error(), "not ready") {
+		t.Errorf("on a board of 1 MB: %v, want that it was killed or did not come up", err)
 	}
 }
 
